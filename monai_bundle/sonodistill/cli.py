@@ -1,0 +1,61 @@
+"""The `sonodistill` command: finds the command groups by entry point and turns named errors into exit code 2."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import typer
+
+from sonodistill import __version__
+from sonodistill.errors import SonoDistillError
+
+COMMANDS = "sonodistill.commands"
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _root(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is being done.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Small ultrasound foundation encoders: distil, fine-tune, annotate and deploy."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+def build() -> typer.Typer:
+    """The command tree. An entry point of the group ``sonodistill.commands`` is a Typer app or a plain function."""
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback()(_root)
+    for point in sorted(entry_points(group=COMMANDS), key=lambda point: point.name):
+        loaded = point.load()
+        if isinstance(loaded, typer.Typer):
+            app.add_typer(loaded, name=point.name)
+        else:
+            app.command(point.name)(loaded)
+    return app
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one message and exit code 2, Ctrl-C in 130."""
+    try:
+        build()()
+    except SonoDistillError as error:
+        typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(str(error), err=True)
+        sys.exit(EXIT_BAD_INPUT)
+    except ModuleNotFoundError as error:
+        typer.echo(f"error: this command needs {error.name}, which is not installed", err=True)
+        typer.echo("  What to do: pip install 'sonodistill[all]'", err=True)
+        sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command again to go on where it stopped", err=True)
+        sys.exit(EXIT_INTERRUPTED)

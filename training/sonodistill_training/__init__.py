@@ -1,0 +1,1 @@
+"""SonoDistill training: everything that makes an encoder."""
