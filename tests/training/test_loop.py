@@ -1,0 +1,92 @@
+"""The training loop: resume after a kill, Ctrl-C, divergence, schedule and log."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sonodistill.errors import SonoDistillError
+from sonodistill_training.loop import DivergedError, Settings
+from training_case import make_loop
+
+CASE = Path(__file__).with_name("training_case.py")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    make_loop(folder).run()
+    return folder
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_training(folder, other):
+    ours, theirs = load_file(folder / "student.safetensors"), load_file(other / "student.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert [(row["step"], row["loss"]) for row in log_of(folder)] == [(row["step"], row["loss"]) for row in log_of(other)]
+
+
+def test_killed_in_mid_epoch_and_resumed_it_reaches_the_same_weights(uninterrupted, tmp_path):
+    killed = subprocess.run([sys.executable, str(CASE), str(tmp_path), "7"], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [row["step"] for row in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5  # 35 of 20 frames: inside the second epoch
+    make_loop(tmp_path).run()
+    assert_same_training(tmp_path, uninterrupted)
+
+
+def test_ctrl_c_finishes_the_step_saves_and_goes_on(uninterrupted, tmp_path):
+    loop = make_loop(tmp_path)
+    loop.on_log = lambda row: signal.raise_signal(signal.SIGINT) if row["step"] == 3 else None
+    with pytest.raises(KeyboardInterrupt):
+        loop.run()
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 3
+    assert not (tmp_path / "student.safetensors").exists()
+    make_loop(tmp_path).run()
+    assert_same_training(tmp_path, uninterrupted)
+
+
+def test_other_settings_cannot_go_on_from_a_checkpoint(uninterrupted):
+    with pytest.raises(SonoDistillError, match="learning_rate"):
+        make_loop(uninterrupted, learning_rate=5e-4).run()
+
+
+def test_a_diverging_training_stops_with_a_named_error(tmp_path):
+    with pytest.raises(DivergedError, match="step"):
+        make_loop(tmp_path, learning_rate=1e30, max_steps=10, clip=1e30).run()
+
+
+def test_only_network_optimiser_and_step_are_saved(uninterrupted):
+    state = torch.load(uninterrupted / "last.pt", weights_only=True)
+    assert set(state) == {"step", "identity", "network", "optimizer"}
+    assert {name.split(".")[0] for name in state["network"]} == {"student", "projector"}
+
+
+def test_the_log_says_what_a_run_is_judged_by(uninterrupted):
+    row = log_of(uninterrupted)[-1]
+    assert row["step"] == 8 and row["epoch"] == pytest.approx(8 * 7 / 20)
+    assert {"loss", "eq6", "target_variance", "learning_rate", "gradient_norm", "images_per_second", "data_wait"} <= set(row)
+    assert row["eq6"] == pytest.approx(row["loss"] * 2 * 192, rel=1e-4)
+
+
+def test_warm_up_then_cosine_to_zero():
+    settings = Settings(max_steps=100, batch_size=10, learning_rate=1.0, warmup_epochs=2)
+    rates = [settings.learning_rate_at(step, samples=20) for step in range(100)]
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert rates[4] == pytest.approx(1.0)
+    assert all(later <= earlier for earlier, later in zip(rates[4:], rates[5:], strict=False))
+    assert rates[52] == pytest.approx(0.5) and rates[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 95 / 96)))
+
+
+def test_the_paper_is_316_thousand_steps():
+    assert Settings().steps(162_000) == math.ceil(162_000 * 1000 / 512)

@@ -1,0 +1,65 @@
+"""One process or many: reads what torchrun says and joins the process group."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process's place: ``rank`` of ``size`` processes, computing on ``device``."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0 writes files, logs and progress."""
+        return self.rank == 0
+
+
+def pick_device(name: str | torch.device = "auto") -> torch.device:
+    """``auto`` is CUDA when there is one (the local rank's), else the CPU."""
+    if isinstance(name, torch.device) or name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+@contextmanager
+def world(device: str | torch.device = "auto") -> Iterator[World]:
+    """Join the process group that torchrun announces in the environment (gloo on CPU, NCCL on CUDA).
+
+    A process started without torchrun is a world of one. A group that is there already is used and left alone.
+    """
+    chosen = pick_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    joins = "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized()
+    if joins:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        if dist.is_initialized():
+            yield World(dist.get_rank(), dist.get_world_size(), chosen)
+        else:
+            yield World(0, 1, chosen)
+    finally:
+        if joins:
+            dist.destroy_process_group()
+
+
+def any_rank(flag: bool, place: World) -> bool:
+    """Whether the flag is set on any process; all must call it, so that they stop at the same step."""
+    if place.size == 1:
+        return flag
+    value = torch.tensor(int(flag), device=place.device)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return bool(value.item())

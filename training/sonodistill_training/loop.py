@@ -1,0 +1,375 @@
+"""One training loop for every method: exact resume, DDP, mixed precision, health checks and logs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from sonodistill.errors import SonoDistillError
+from sonodistill.files import atomic_path
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+
+from sonodistill_training.distributed import World, any_rank, world
+from sonodistill_training.sampling import EndlessShuffle, StepBatches
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "last.pt"
+LOG = "log.jsonl"
+
+
+class DivergedError(SonoDistillError):
+    """The loss or the gradient is no longer a finite number."""
+
+
+class Method(Protocol):
+    """What a training method brings; the loop brings the rest."""
+
+    network: nn.Module
+    """Everything that is trained. Nothing else is saved or synchronised."""
+
+    def to(self, device: torch.device) -> None:
+        """Move the network and what the method keeps beside it (a frozen teacher) to the device."""
+
+    def step(self, network: nn.Module, batch: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Losses of one batch; ``"loss"`` is minimised, all are logged. ``network`` may be wrapped by DDP."""
+
+    def export(self, path: Path) -> None:
+        """Write the trained product."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to train; the defaults are paper A's, section 3.5, where it states them.
+
+    Attributes:
+        max_epochs: passes over the data. Ignored when ``max_steps`` is given.
+        batch_size: samples a step, over all processes.
+        learning_rate: used as given; it is never scaled by the batch size.
+        warmup_epochs: linear warm-up, at most a tenth of the training.
+        clip: largest gradient norm.
+        precision: "bf16", "fp32" or "auto" (bf16 where the hardware computes it).
+        checkpoint_steps: save every so many steps (and at the end, and on Ctrl-C).
+    """
+
+    max_epochs: float = 1000
+    max_steps: int | None = None
+    batch_size: int = 512
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.05
+    warmup_epochs: float = 10
+    clip: float = 1.0
+    precision: str = "auto"
+    seed: int = 0
+    workers: int = 0
+    log_steps: int = 10
+    checkpoint_steps: int = 200
+
+    def steps(self, samples: int) -> int:
+        """Optimiser steps of the whole training on ``samples`` samples."""
+        return self.max_steps if self.max_steps is not None else math.ceil(self.max_epochs * samples / self.batch_size)
+
+    def learning_rate_at(self, step: int, samples: int) -> float:
+        """Linear warm-up, then half a cosine to zero: a pure function of the step."""
+        total = self.steps(samples)
+        warmup = min(math.ceil(self.warmup_epochs * samples / self.batch_size), total // 10)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether the device computes bfloat16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices and kernels; none on biases and normalisation parameters."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+class Loop:
+    """Train ``method`` on ``dataset`` and leave ``last.pt``, ``log.jsonl`` and the exported product in ``output_dir``.
+
+    The dataset is asked for ``(position, index)`` pairs (see :class:`StepBatches`); all its randomness must come from
+    the seed and the position. With that, a training killed at any point and run again reaches the same weights.
+
+    Args:
+        method: what is trained and how a batch becomes a loss.
+        output_dir: made if it is not there; a training in it is gone on with.
+        device: "auto", "cpu", "cuda" ...
+        on_log: called on the main process with each row of the log.
+        settings: the fields of :class:`Settings`.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        dataset: Dataset[Any],
+        output_dir: str | Path,
+        device: str | torch.device = "auto",
+        on_log: Callable[[dict[str, Any]], None] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.method = method
+        self.dataset = dataset
+        self.output_dir = Path(output_dir)
+        self.settings = Settings(**settings)
+        self.device = device
+        self.on_log = on_log
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.settings.steps(len(self.dataset))  # type: ignore[arg-type]
+
+    def run(self) -> Path:
+        """Train to the end, from the last checkpoint if there is one. Returns the exported file.
+
+        Raises:
+            DivergedError: a loss or gradient is not finite. The checkpoint before it is kept.
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, once the step in hand is finished and saved.
+        """
+        with world(self.device) as place:
+            return self._run(place)
+
+    def _run(self, place: World) -> Path:
+        settings, method = self.settings, self.method
+        local_batch, remainder = divmod(settings.batch_size, place.size)
+        if remainder:
+            raise SonoDistillError(
+                f"a batch of {settings.batch_size} cannot be shared by {place.size} processes",
+                remedy="choose a batch size that is a multiple of the number of processes",
+            )
+        torch.manual_seed(settings.seed)
+        method.to(place.device)
+        optimizer = torch.optim.AdamW(
+            decay_groups(method.network, settings.weight_decay), lr=settings.learning_rate, fused=False
+        )
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        start = self._resume(optimizer, place)
+        network = method.network
+        if place.size > 1:
+            network = DistributedDataParallel(
+                network, device_ids=[place.device.index] if place.device.type == "cuda" else None
+            )
+        samples = len(self.dataset)  # type: ignore[arg-type]
+        order = EndlessShuffle(samples, settings.seed)
+        batches = StepBatches(order, local_batch, start, self.total_steps, place.rank, place.size)
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=batches,
+            num_workers=settings.workers,
+            pin_memory=place.device.type == "cuda",
+            persistent_workers=False,
+        )
+        precise = settings.precision == "fp32" or (settings.precision == "auto" and not bf16_is_fast(place.device))
+        logger.info("training in %s on %s, %d steps", "fp32" if precise else "bf16", place.device, self.total_steps)
+        with _stop_requests() as stop, self._progress(place, start) as progress:
+            clock = _Clock()
+            for step, batch in enumerate(clock.waiting(loader), start):
+                torch.manual_seed(_seed(settings.seed, step, place.rank))
+                rate = settings.learning_rate_at(step, samples)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                batch = {name: value.to(place.device, non_blocking=True) for name, value in batch.items()}
+                with torch.autocast(place.device.type, torch.bfloat16, enabled=not precise):
+                    losses = method.step(network, batch, step)
+                optimizer.zero_grad(set_to_none=True)
+                losses["loss"].backward()
+                norm = float(nn.utils.clip_grad_norm_(method.network.parameters(), settings.clip))
+                values = {name: float(value.detach()) for name, value in losses.items()}
+                if not (math.isfinite(norm) and math.isfinite(values["loss"])):
+                    raise DivergedError(
+                        f"the loss is {values['loss']} and the gradient norm {norm} at step {step}",
+                        path=self.output_dir,
+                        remedy="lower the learning rate or lengthen the warm-up; the last checkpoint is kept",
+                    )
+                optimizer.step()
+                done = step + 1
+                clock.count(settings.batch_size)
+                last = done == self.total_steps
+                if place.is_main and (done % settings.log_steps == 0 or last or step == start):
+                    row: dict[str, Any] = {"step": done, "epoch": round(done * settings.batch_size / samples, 4)}
+                    row |= values | {"learning_rate": rate, "gradient_norm": norm} | clock.report()
+                    self._log(row, progress)
+                progress.advance()
+                stopping = any_rank(stop.is_set(), place)
+                if place.is_main and (done % settings.checkpoint_steps == 0 or last or stopping):
+                    self._save(optimizer, done)
+                if stopping and not last:
+                    raise KeyboardInterrupt
+        product = self.output_dir / "student.safetensors"
+        if place.is_main:
+            method.export(product)
+        return product
+
+    # checkpoints ---------------------------------------------------------------------------------------------------
+
+    def _identity(self) -> dict[str, Any]:
+        """What must not change between a checkpoint and the training that goes on from it."""
+        settings = self.settings
+        return {
+            "samples": len(self.dataset),  # type: ignore[arg-type]
+            "batch_size": settings.batch_size,
+            "seed": settings.seed,
+            "total_steps": self.total_steps,
+            "learning_rate": settings.learning_rate,
+        }
+
+    def _save(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        state = {
+            "step": step,
+            "identity": self._identity(),
+            "network": self.method.network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
+        with atomic_path(self.output_dir / CHECKPOINT) as temporary:
+            torch.save(state, temporary)
+
+    def _resume(self, optimizer: torch.optim.Optimizer, place: World) -> int:
+        path = self.output_dir / CHECKPOINT
+        if not path.is_file():
+            if place.is_main:
+                (self.output_dir / LOG).unlink(missing_ok=True)
+            return 0
+        state = torch.load(path, map_location=place.device, weights_only=True)
+        if state["identity"] != self._identity():
+            changed = {k: (v, self._identity()[k]) for k, v in state["identity"].items() if v != self._identity()[k]}
+            raise SonoDistillError(
+                f"this training was started with other settings (before, now): {changed}",
+                path=path,
+                remedy="use the same settings to go on, or another output folder to start anew",
+            )
+        self.method.network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = int(state["step"])
+        if place.is_main:
+            logger.info("going on from step %d of %d", step, self.total_steps)
+            _cut_log(self.output_dir / LOG, step)
+        return step
+
+    # reports -------------------------------------------------------------------------------------------------------
+
+    def _log(self, row: dict[str, Any], progress: _Bar) -> None:
+        with (self.output_dir / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        progress.show(row)
+        if self.on_log:
+            self.on_log(row)
+
+    @contextlib.contextmanager
+    def _progress(self, place: World, start: int) -> Iterator[_Bar]:
+        columns = (
+            TextColumn("[bold]training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, disable=not place.is_main) as progress:
+            task = progress.add_task("training", total=self.total_steps, completed=start, status="")
+            yield _Bar(progress, task)
+
+
+class _Bar:
+    """The progress bar with the last logged figures beside it."""
+
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self) -> None:
+        self._progress.advance(self._task)
+
+    def show(self, row: Mapping[str, Any]) -> None:
+        status = f"loss {row['loss']:.4f}  {row['images_per_second']:.1f} images/s  data wait {row['data_wait']:.0%}"
+        self._progress.update(self._task, status=status)
+
+
+class _Clock:
+    """Images a second, and the share of the time spent waiting for data, since the last report."""
+
+    def __init__(self) -> None:
+        self._restart()
+
+    def _restart(self) -> None:
+        self._began, self._waited, self._images = time.perf_counter(), 0.0, 0
+
+    def waiting(self, batches: Any) -> Iterator[Any]:
+        iterator = iter(batches)
+        while True:
+            before = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - before
+            yield batch
+
+    def count(self, images: int) -> None:
+        self._images += images
+
+    def report(self) -> dict[str, float]:
+        elapsed = max(time.perf_counter() - self._began, 1e-9)
+        figures = {
+            "images_per_second": round(self._images / elapsed, 2),
+            "data_wait": round(self._waited / elapsed, 4),
+        }
+        self._restart()
+        return figures
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """A 63-bit seed for this step on this rank (drop-path, dropout)."""
+    return (seed * 1_000_003 + step) * 1_009 + rank & (2**63 - 1)
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop the rows logged after the checkpoint that training goes on from, and a half-written last row."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            break
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that the step in hand is finished and saved first."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: event.set()) for number in numbers}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
