@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import torch
-from sonodistill_training.distributed import world
-from sonodistill_training.sampling import EndlessShuffle, StepBatches
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import default_collate
 from training_case import make_loop
+
+from sonodistill_training.distributed import world
+from sonodistill_training.sampling import EndlessShuffle, StepBatches
 
 if __name__ == "__main__":
     with world("cpu") as place:

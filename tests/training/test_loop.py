@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_case import make_loop
+
 from sonodistill.errors import SonoDistillError
 from sonodistill_training.loop import DivergedError, Settings
-from training_case import make_loop
 
 CASE = Path(__file__).with_name("training_case.py")
 
@@ -33,7 +34,9 @@ def log_of(folder):
 def assert_same_training(folder, other):
     ours, theirs = load_file(folder / "student.safetensors"), load_file(other / "student.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert [(row["step"], row["loss"]) for row in log_of(folder)] == [(row["step"], row["loss"]) for row in log_of(other)]
+    assert [(row["step"], row["loss"]) for row in log_of(folder)] == [
+        (row["step"], row["loss"]) for row in log_of(other)
+    ]
 
 
 def test_killed_in_mid_epoch_and_resumed_it_reaches_the_same_weights(uninterrupted, tmp_path):
@@ -75,7 +78,15 @@ def test_only_network_optimiser_and_step_are_saved(uninterrupted):
 def test_the_log_says_what_a_run_is_judged_by(uninterrupted):
     row = log_of(uninterrupted)[-1]
     assert row["step"] == 8 and row["epoch"] == pytest.approx(8 * 7 / 20)
-    assert {"loss", "eq6", "target_variance", "learning_rate", "gradient_norm", "images_per_second", "data_wait"} <= set(row)
+    assert {
+        "loss",
+        "eq6",
+        "target_variance",
+        "learning_rate",
+        "gradient_norm",
+        "images_per_second",
+        "data_wait",
+    } <= set(row)
     assert row["eq6"] == pytest.approx(row["loss"] * 2 * 192, rel=1e-4)
 
 

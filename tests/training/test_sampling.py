@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sonodistill_training.sampling import EndlessShuffle, StepBatches
 
 

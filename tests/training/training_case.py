@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from sonodistill.networks.encoder import Encoder
 from sonodistill_training.distill.data import PackViews
 from sonodistill_training.distill.method import Distillation

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from sonodistill.errors import SonoDistillError
-from sonodistill.files import atomic_path
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
+from sonodistill.errors import SonoDistillError
+from sonodistill.files import atomic_path
 from sonodistill_training.distributed import World, any_rank, world
+from sonodistill_training.progress import Bar, Clock, cut_log, progress_bar, stop_requests
 from sonodistill_training.sampling import EndlessShuffle, StepBatches
 
 logger = logging.getLogger(__name__)
@@ -185,8 +181,8 @@ class Loop:
         )
         precise = settings.precision == "fp32" or (settings.precision == "auto" and not bf16_is_fast(place.device))
         logger.info("training in %s on %s, %d steps", "fp32" if precise else "bf16", place.device, self.total_steps)
-        with _stop_requests() as stop, self._progress(place, start) as progress:
-            clock = _Clock()
+        with stop_requests() as stop, progress_bar(self.total_steps, start, place.is_main) as progress:
+            clock = Clock()
             for step, batch in enumerate(clock.waiting(loader), start):
                 torch.manual_seed(_seed(settings.seed, step, place.rank))
                 rate = settings.learning_rate_at(step, samples)
@@ -223,8 +219,6 @@ class Loop:
         if place.is_main:
             method.export(product)
         return product
-
-    # checkpoints ---------------------------------------------------------------------------------------------------
 
     def _identity(self) -> dict[str, Any]:
         """What must not change between a checkpoint and the training that goes on from it."""
@@ -266,110 +260,17 @@ class Loop:
         step = int(state["step"])
         if place.is_main:
             logger.info("going on from step %d of %d", step, self.total_steps)
-            _cut_log(self.output_dir / LOG, step)
+            cut_log(self.output_dir / LOG, step)
         return step
 
-    # reports -------------------------------------------------------------------------------------------------------
-
-    def _log(self, row: dict[str, Any], progress: _Bar) -> None:
+    def _log(self, row: dict[str, Any], progress: Bar) -> None:
         with (self.output_dir / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         progress.show(row)
         if self.on_log:
             self.on_log(row)
 
-    @contextlib.contextmanager
-    def _progress(self, place: World, start: int) -> Iterator[_Bar]:
-        columns = (
-            TextColumn("[bold]training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, disable=not place.is_main) as progress:
-            task = progress.add_task("training", total=self.total_steps, completed=start, status="")
-            yield _Bar(progress, task)
-
-
-class _Bar:
-    """The progress bar with the last logged figures beside it."""
-
-    def __init__(self, progress: Progress, task: Any) -> None:
-        self._progress, self._task = progress, task
-
-    def advance(self) -> None:
-        self._progress.advance(self._task)
-
-    def show(self, row: Mapping[str, Any]) -> None:
-        status = f"loss {row['loss']:.4f}  {row['images_per_second']:.1f} images/s  data wait {row['data_wait']:.0%}"
-        self._progress.update(self._task, status=status)
-
-
-class _Clock:
-    """Images a second, and the share of the time spent waiting for data, since the last report."""
-
-    def __init__(self) -> None:
-        self._restart()
-
-    def _restart(self) -> None:
-        self._began, self._waited, self._images = time.perf_counter(), 0.0, 0
-
-    def waiting(self, batches: Any) -> Iterator[Any]:
-        iterator = iter(batches)
-        while True:
-            before = time.perf_counter()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            self._waited += time.perf_counter() - before
-            yield batch
-
-    def count(self, images: int) -> None:
-        self._images += images
-
-    def report(self) -> dict[str, float]:
-        elapsed = max(time.perf_counter() - self._began, 1e-9)
-        figures = {
-            "images_per_second": round(self._images / elapsed, 2),
-            "data_wait": round(self._waited / elapsed, 4),
-        }
-        self._restart()
-        return figures
-
 
 def _seed(seed: int, step: int, rank: int) -> int:
     """A 63-bit seed for this step on this rank (drop-path, dropout)."""
     return (seed * 1_000_003 + step) * 1_009 + rank & (2**63 - 1)
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Drop the rows logged after the checkpoint that training goes on from, and a half-written last row."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError):
-            break
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that the step in hand is finished and saved first."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: event.set()) for number in numbers}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,70 @@
+"""Load a whole segmenter or classifier, decoder and head included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sonodistill.errors import WeightsError
+from sonodistill.networks.encoder import GrayInput
+from sonodistill.weights import load_torch_checkpoint, load_weights, read_info
+
+
+def weights_kind(weights: str | Path | None) -> str | None:
+    """The kind recorded in a weights file of ours; None for no file, "imagenet" and foreign files."""
+    if weights is None or Path(weights).suffix.lower() != ".safetensors":
+        return None
+    info = read_info(weights)
+    return info.kind if info else None
+
+
+def load_whole_network(network: nn.Module, path: Path) -> None:
+    """Copy every tensor of a weights file of ours into ``network``, strictly.
+
+    Raises:
+        WeightsError: a key is missing, too many or of another shape (another number of classes).
+    """
+    state, info = load_weights(path)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        details = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+        raise WeightsError(
+            f"this {info.kind} of {info.architecture} with {len(info.labels)} recorded labels does not fit: {details}",
+            path=path,
+            remedy="ask for as many classes as it has, or give a file with the encoder alone",
+        ) from error
+
+
+def load_into(network: nn.Module, path: str | Path) -> None:
+    """Give a built segmenter or classifier the weights of ``model.safetensors`` (normalisation too) or ``model.pt``.
+
+    Raises:
+        WeightsError: the file is of another kind, encoder or number of classes.
+    """
+    path = Path(path)
+    encoder: Any = network.encoder
+    info = read_info(path) if path.suffix.lower() == ".safetensors" else None
+    if info is None:
+        state = load_torch_checkpoint(path)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise WeightsError(
+                f"does not fit a {network.kind} on {encoder.name}",
+                path=path,
+                remedy="name the encoder it was trained with",
+            ) from error
+        return
+    if (info.kind, info.architecture) != (network.kind, encoder.name):
+        raise WeightsError(
+            f"holds a {info.kind} on {info.architecture}, not a {network.kind} on {encoder.name}",
+            path=path,
+            remedy=f"--encoder {info.architecture}"
+            if info.kind == network.kind
+            else "give the weights of such a network",
+        )
+    load_whole_network(network, path)
+    encoder.input = GrayInput(*info.normalisation).to(next(network.parameters()).device)
