@@ -1,0 +1,234 @@
+"""NIfTI, NRRD and MetaImage volumes as frames: their slices across one axis, by SimpleITK."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from sonodistill.errors import UnreadableFileError, UnsupportedFormatError
+from sonodistill.frames.frame import Calibration, Frame, Provenance
+from sonodistill.frames.gray import linear, luma
+
+SOURCE = "volume spacing"
+
+# Physical axis (x, y, z of ITK's LPS frame) that each anatomical plane is perpendicular to.
+_PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
+_HEAD = 4096
+_GZIP = b"\x1f\x8b"
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What the header says, all in numpy order (slowest axis first): shape, mm spacing, direction of each axis."""
+
+    path: Path
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    directions: NDArray[np.float64]
+    components: int
+    metadata: dict[str, str]
+
+
+def read_volume(path: Path, *, axis: str | int | None = None) -> Iterator[Frame]:
+    """Slices of a volume across one axis, or the one image of a 2-D file, in stored order and orientation.
+
+    Gray values: uint8 is kept; uint8 RGB or RGBA vectors become luma; any other type is scaled by the finite minimum
+    and maximum of the whole volume. An uncompressed MetaImage of bytes is read slice by slice along axis 0; other files
+    are read once and cut.
+
+    Args:
+        path: the file.
+        axis: 0, 1 or 2 in numpy order (0 is the slowest, the last of the file's header), or the anatomical plane of
+            the slices: "axial", "coronal" or "sagittal", cut across the stored axis nearest to that plane's normal.
+            Default 0, the axis of frames in tracked and other sequences.
+
+    Sequences as PLUS writes them (``Seq_FrameNNNN_Timestamp``, in seconds) give time along axis 0.
+
+    Errors: UnreadableFileError when ITK cannot read the file, UnsupportedFormatError for 4-D files, vectors that are
+        not colours, and an axis that does not exist.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with _itk_errors(path):
+        reader.ReadImageInformation()
+    source = _source(reader, path)
+    if "vox_offset" in source.metadata:
+        _check_nifti_is_whole(source)
+    across = _axis(source, axis)
+    cut = _cutter(reader, source, across)
+    count = source.shape[across] if len(source.shape) == 3 else 1
+    times = _times(source.metadata, count) if across == 0 or len(source.shape) == 2 else None
+    calibration = _calibration(source, across)
+    provenance = Provenance(path, "volume", count, {"axis": across, "size": list(source.shape)})
+    for index in range(count):
+        with _itk_errors(path):
+            image = cut(index)
+        yield Frame(image, index, None if times is None else times[index], calibration, provenance)
+
+
+@contextmanager
+def _itk_errors(path: Path) -> Iterator[None]:
+    """Name the file in what ITK raises; it knows RuntimeError alone."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UnreadableFileError(
+            f"the volume cannot be read; it may be truncated ({lines[-1] if lines else type(error).__name__})",
+            path=path,
+            remedy="copy it again from its source",
+        ) from error
+
+
+def _source(reader: sitk.ImageFileReader, path: Path) -> _Source:
+    size = reader.GetSize()
+    if len(size) not in (2, 3):
+        raise UnsupportedFormatError(
+            f"the file has {len(size)} dimensions ({' x '.join(map(str, size))})",
+            path=path,
+            remedy="split it into volumes of three dimensions",
+        )
+    components = reader.GetNumberOfComponents()
+    byte_vector = reader.GetPixelID() in (sitk.sitkVectorUInt8, sitk.sitkUInt8)
+    if components not in (1, 3, 4) or (components > 1 and not byte_vector):
+        raise UnsupportedFormatError(f"pixels of {components} values are no RGB or RGBA colours of 8 bits", path=path)
+    return _Source(
+        path,
+        tuple(reversed(size)),
+        tuple(reversed(reader.GetSpacing())),
+        np.array(reader.GetDirection(), dtype=np.float64).reshape(len(size), len(size)).T[::-1],
+        components,
+        # SimpleITK hands out keys in other encodings, but does not take them back.
+        {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys() if key.isascii()},
+    )
+
+
+def _check_nifti_is_whole(source: _Source) -> None:
+    """ITK fills what a truncated NIfTI file lacks with zeros and says nothing; count its bytes instead."""
+    facts = source.metadata
+    values = math.prod(max(1, int(facts.get(f"dim[{number}]", "1"))) for number in range(1, 8))
+    needed = int(float(facts.get("vox_offset", "0"))) + values * int(facts.get("bitpix", "8")) // 8
+    try:
+        if not _head(source.path).startswith(_GZIP):
+            held = source.path.stat().st_size
+        else:
+            with gzip.open(source.path) as file:
+                held = sum(len(chunk) for chunk in iter(lambda: file.read(1 << 20), b""))
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnreadableFileError(
+            f"the volume cannot be read: {error}", path=source.path, remedy="copy it again from its source"
+        ) from error
+    if held < needed:
+        raise UnreadableFileError(
+            f"the volume cannot be read: the header promises {needed} bytes, the file holds {held}",
+            path=source.path,
+            remedy="copy it again from its source",
+        )
+
+
+def _axis(source: _Source, axis: str | int | None) -> int:
+    """The numpy axis to cut across; 0 for a 2-D image."""
+    if axis is None or len(source.shape) == 2:
+        return 0
+    if axis in (0, 1, 2) or axis in ("0", "1", "2"):
+        return int(axis)
+    if axis not in _PLANES:
+        raise UnsupportedFormatError(
+            f"axis {axis!r} does not exist", path=source.path, remedy=f"use 0, 1, 2, {', '.join(_PLANES)}"
+        )
+    return int(np.argmax(np.abs(source.directions[:, _PLANES[str(axis)]])))
+
+
+def _cutter(reader: sitk.ImageFileReader, source: _Source, across: int) -> Callable[[int], NDArray[np.uint8]]:
+    """A function from slice number to its (H, W) uint8 image."""
+    plain = reader.GetPixelID() in (sitk.sitkUInt8, sitk.sitkVectorUInt8)
+    if plain and across == 0 and len(source.shape) == 3 and _streams(source.path):
+        size = [*reader.GetSize()[:2], 0]
+
+        def read_slice(index: int) -> NDArray[np.uint8]:
+            reader.SetExtractSize(size)
+            reader.SetExtractIndex([0, 0, index])
+            return _gray(sitk.GetArrayFromImage(reader.Execute()), source.components)
+
+        return read_slice
+    with _itk_errors(source.path):
+        image = reader.Execute()
+    low, high = (0.0, 255.0) if plain else _finite_range(sitk.GetArrayViewFromImage(image))
+
+    def cut(index: int) -> NDArray[np.uint8]:
+        # A view on ITK's own memory, so that the volume is held once; it is valid while ``image`` lives.
+        volume = sitk.GetArrayViewFromImage(image)
+        values = volume if len(source.shape) == 2 else np.take(volume, index, axis=across)
+        return _gray(values, source.components) if plain else linear(values, low, high)
+
+    return cut
+
+
+def _gray(values: NDArray[np.uint8], components: int) -> NDArray[np.uint8]:
+    return luma(values[..., :3]) if components > 1 else np.array(values, order="C")
+
+
+def _finite_range(volume: NDArray) -> tuple[float, float]:
+    """Minimum and maximum over finite values, slab by slab so that no second volume is made."""
+    low, high = math.inf, -math.inf
+    for slab in volume:
+        finite = slab[np.isfinite(slab)]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    return low, high
+
+
+def _streams(path: Path) -> bool:
+    """True for an uncompressed MetaImage, the one format ITK reads in parts."""
+    return path.suffix.lower() in (".mha", ".mhd") and b"CompressedData = True" not in _head(path)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD)
+
+
+def _times(metadata: dict[str, str], count: int) -> list[float] | None:
+    """Milliseconds of each frame since the first from PLUS time stamps, or None when one is missing or they go back."""
+    try:
+        seconds = [float(metadata[f"Seq_Frame{index:04d}_Timestamp"]) for index in range(count)]
+    except (KeyError, ValueError):
+        return None
+    milliseconds = [1000.0 * (stamp - seconds[0]) for stamp in seconds]
+    in_order = all(a <= b for a, b in itertools.pairwise(milliseconds))
+    return milliseconds if in_order and all(map(math.isfinite, milliseconds)) else None
+
+
+def _calibration(source: _Source, across: int) -> Calibration:
+    """Spacing of the two axes in the image plane, in ITK's millimetres."""
+    spacing = source.spacing
+    if all(value == 1.0 for value in spacing) and not _states_units(source):
+        return Calibration(
+            None,
+            note="the spacing is 1 everywhere without a unit, which is what the format gives when nothing is known",
+        )
+    if across != 0 and "Seq_Frame0001_Timestamp" in source.metadata:
+        return Calibration(None, note="axis 0 of a sequence is time, so this slice has no physical height")
+    rows, columns = spacing if len(spacing) == 2 else [s for i, s in enumerate(spacing) if i != across]
+    if not all(math.isfinite(value) and value > 0 for value in (rows, columns)):
+        return Calibration(None, note=f"the spacing {rows:g} x {columns:g} is impossible")
+    return Calibration((float(rows), float(columns)), SOURCE)
+
+
+def _states_units(source: _Source) -> bool:
+    """NIfTI states its space unit in the low three bits of xyzt_units, NRRD in the field "space units"."""
+    try:
+        units = int(source.metadata.get("xyzt_units", "0")) & 7
+    except ValueError:
+        units = 0
+    return units != 0 or b"\nspace units:" in _head(source.path)
