@@ -1,0 +1,114 @@
+"""A folder of labelled frames: which image, mask and class belong together, and which split each is in."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sonodistill.errors import DatasetError
+
+INDEX = "index.csv"
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFrame:
+    """A row of the index. ``mask`` is None where there is no annotation; an annotated frame without lesion has an
+    empty mask image. ``group`` (patient, case, video) is never divided between splits."""
+
+    image: Path
+    mask: Path | None
+    label: str
+    group: str
+    split: str
+
+
+def read_labelled(
+    folder: str | Path, *, fractions: Sequence[float] = (0.7, 0.2, 0.1), seed: int = 0
+) -> list[LabelledFrame]:
+    """Read ``index.csv`` (columns file, mask, label, group, split; the rest is ignored).
+
+    Paths are relative to the folder, or to its parent where they begin with the folder's own name. When the index
+    gives every row a split, that is used; otherwise whole groups are dealt by ``fractions`` (train, validation,
+    test; the papers' 70/20/10), deterministically: adding frames never moves a group.
+
+    Raises:
+        DatasetError: no index, a missing column, or a file that the index names and that is not there.
+    """
+    folder = Path(folder)
+    index = folder / INDEX
+    if not index.is_file():
+        raise DatasetError(
+            f"has no {INDEX}", path=folder, remedy=f"write {INDEX} with the columns file, mask, label, group, split"
+        )
+    with index.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    missing = {"file", "group"} - set(rows[0] if rows else ())
+    if missing:
+        raise DatasetError(f"lacks {', '.join(sorted(missing)) or 'rows'}", path=index, remedy="see the file's header")
+    given = all(row.get("split") in SPLITS for row in rows)
+    found = []
+    for row in rows:
+        split = row["split"] if given else _deal(row["group"], fractions, seed)
+        mask = _locate(folder, row["mask"]) if row.get("mask") else None
+        found.append(LabelledFrame(_locate(folder, row["file"]), mask, row.get("label", ""), row["group"], split))
+    return found
+
+
+def segmentation_items(folder: str | Path, split: str, seed: int = 0) -> list[dict[str, str]]:
+    """``{"image": path, "label": path of the mask}`` of a split's annotated frames, as MONAI data sets take them.
+
+    Raises:
+        DatasetError: the split has no annotated frame.
+    """
+    frames = [frame for frame in read_labelled(folder, seed=seed) if frame.split == split and frame.mask]
+    if not frames:
+        raise DatasetError(f"has no frame with a mask in the {split} split", path=folder, remedy=f"see its {INDEX}")
+    return [{"image": str(frame.image), "label": str(frame.mask)} for frame in frames]
+
+
+def class_names(folder: str | Path) -> list[str]:
+    """The labels that occur, sorted."""
+    return sorted({frame.label for frame in read_labelled(folder) if frame.label})
+
+
+def classification_items(folder: str | Path, split: str, seed: int = 0) -> list[dict[str, str | int]]:
+    """``{"image": path, "label": class number}`` of a split's labelled frames, numbered as in ``class_names``.
+
+    Raises:
+        DatasetError: the split has no labelled frame, or the folder knows fewer than two classes.
+    """
+    names = class_names(folder)
+    if len(names) < 2:
+        raise DatasetError(f"has {len(names)} classes; two are needed", path=folder, remedy=f"see its {INDEX}")
+    frames = [frame for frame in read_labelled(folder, seed=seed) if frame.split == split and frame.label]
+    if not frames:
+        raise DatasetError(f"has no labelled frame in the {split} split", path=folder, remedy=f"see its {INDEX}")
+    return [{"image": str(frame.image), "label": names.index(frame.label)} for frame in frames]
+
+
+def count(frames: Sequence[LabelledFrame]) -> dict[str, int]:
+    """Frames a split."""
+    return dict(Counter(frame.split for frame in frames))
+
+
+def _deal(group: str, fractions: Sequence[float], seed: int) -> str:
+    """A split for the group by the hash of its name: stable whatever else the folder holds."""
+    draw = int.from_bytes(hashlib.sha256(f"{seed}\0{group}".encode()).digest()[:8], "big") / 2**64
+    if draw < fractions[0]:
+        return SPLITS[0]
+    return SPLITS[1] if draw < fractions[0] + fractions[1] else SPLITS[2]
+
+
+def _locate(folder: Path, name: str) -> Path:
+    base = folder.parent if name.startswith(f"{folder.name}/") and not (folder / name).exists() else folder
+    path = base / name
+    if not path.is_file():
+        raise DatasetError(
+            f"{INDEX} names {name}, which is not there", path=folder, remedy="restore it or drop its row"
+        )
+    return path
