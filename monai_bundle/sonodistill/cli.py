@@ -34,7 +34,8 @@ def _root(
 
 def build() -> typer.Typer:
     """The command tree. An entry point of the group ``sonodistill.commands`` is a Typer app or a plain function."""
-    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    # Plain help: drawing it with Rich takes longer than everything else that --help does.
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.callback()(_root)
     for point in sorted(entry_points(group=COMMANDS), key=lambda point: point.name):
         loaded = point.load()

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from sonodistill.errors import SonoDistillError
 
-app = typer.Typer(help="Read ultrasound files as frames.", no_args_is_help=True)
+app = typer.Typer(help="Read ultrasound files as frames.", no_args_is_help=True, rich_markup_mode=None)
 
 _Paths = Annotated[list[Path], typer.Argument(help="Files or folders (DICOM, images, videos, volumes).")]
 _Axis = Annotated[

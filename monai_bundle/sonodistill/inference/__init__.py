@@ -1,0 +1,1 @@
+"""Frames in; masks, classes and embeddings out."""
