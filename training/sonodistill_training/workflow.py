@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
@@ -21,14 +23,26 @@ def run_bundle(configs: str | list[str], run_id: str = "training", **overrides: 
         overrides: settings, as on the command line; a nested one has "#" or "::" in its name.
     """
     values = {name: json.loads(json.dumps(value, default=str)) for name, value in overrides.items()}
-    with warnings.catch_warnings():
-        # MONAI warns of every config it reads, since configs are code; these are the package's own.
-        warnings.filterwarnings("ignore", message="parsing config_file")
+    with _quiet_monai():
         workflow = Workflow(configs, run_id=run_id, logging_file=False, **values)
         workflow.initialize()
         workflow.run()
         workflow.finalize()
     return workflow
+
+
+@contextmanager
+def _quiet_monai() -> Iterator[None]:
+    """MONAI warns that it reads a config (which is code, but the package's own) and that it leaves logging alone."""
+    bundle_logger = logging.getLogger("monai.bundle.workflows")
+    level = bundle_logger.level
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="parsing config_file")
+        bundle_logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            bundle_logger.setLevel(level)
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ def predict(
     Example: sonodistill predict model.onnx clip.dcm --out masks
     """
     import csv
-    import os
 
     from rich.progress import Progress
 
@@ -28,11 +27,11 @@ def predict(
     from sonodistill.errors import SonoDistillError
     from sonodistill.files import atomic_path
     from sonodistill.inference.predictor import Predictor
-    from sonodistill.transforms.masks import mask_path, write_mask
+    from sonodistill.transforms.masks import common_root, mask_path, write_mask
 
     predictor = Predictor(model, threshold=threshold, size=(size, size))
     files = [file for source in sources for file in frames.find_files(source)]
-    root = os.path.commonpath([file.resolve().parent for file in files])
+    root = common_root(sources)
     skipped: list[SonoDistillError] = []
     with atomic_path(out / "index.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as table:
         rows = csv.writer(table)

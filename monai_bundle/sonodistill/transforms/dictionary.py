@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from monai.transforms import MapTransform
 from sonodistill.errors import UnreadableFileError
 from sonodistill.frames import Frame, read
 from sonodistill.transforms.geometry import Size, from_output, mask_to_input, to_input
-from sonodistill.transforms.masks import mask_path, write_mask
+from sonodistill.transforms.masks import common_root, mask_path, write_mask
 
 
 class FrameToInputd(MapTransform):
@@ -92,14 +92,18 @@ class SaveMaskd(MapTransform):
 
     Args:
         output_dir: made if it is not there.
-        root: the folder whose tree is kept under ``output_dir``.
+        sources: the files and folders that the frames come from, whose tree is kept under ``output_dir``.
     """
 
     def __init__(
-        self, keys: KeysCollection, output_dir: str | Path, root: str | Path, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        output_dir: str | Path,
+        sources: str | Path | Sequence[str | Path],
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.output_dir, self.root = Path(output_dir), Path(root)
+        self.output_dir, self.root = Path(output_dir), common_root(sources)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)

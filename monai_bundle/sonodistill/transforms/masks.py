@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -19,6 +21,13 @@ def mask_path(output_dir: str | Path, source: str | Path, frame: int, root: str 
     source, root = Path(source).resolve(), Path(root).resolve()
     inside = source.relative_to(root) if root in source.parents else Path(source.name)
     return Path(output_dir) / inside.parent / f"{inside.name}_{frame:05d}_mask.png"
+
+
+def common_root(sources: str | Path | Sequence[str | Path]) -> Path:
+    """The deepest folder that holds every source: the root of their masks' tree."""
+    listed = [sources] if isinstance(sources, (str, Path)) else sources
+    folders = [source if source.is_dir() else source.parent for source in (Path(s).resolve() for s in listed)]
+    return Path(os.path.commonpath(folders))
 
 
 def write_mask(path: str | Path, mask: NDArray[np.uint8]) -> None:
