@@ -7,14 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
 from bundle_case import BUNDLE, CONFIGS, SMALL, labelled_folder
 from pydicom import examples
+from safetensors.torch import save_file
 
 from sonodistill.errors import BundleConfigError, DatasetError, UnreadableFileError, WeightsError
 from sonodistill.weights import read_info
@@ -157,13 +158,26 @@ def test_the_command_line_ends_with_code_2_and_no_traceback(tmp_path):
     assert "--max_epoch (did you mean --max_epochs?)" in done.stderr and "Traceback" not in done.stderr
 
 
+def torchrun(*arguments):
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "monai.bundle",
+        "run",
+        "training",
+    ]
+    command = [sys.executable, *launch, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+
+
 def test_two_processes_train_together(data, tmp_path):
     files = [str(CONFIGS / name) for name in ("train.yaml", "multi_gpu_train.yaml")]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
     settings = ["--encoder", "resnet18", "--input_size", "[64,64]", "--max_epochs", "1", "--batch_size", "4"]
     folders = ["--dataset_dir", data, "--ckpt_dir", tmp_path, "--output_dir", tmp_path]
-    command = [*torchrun, "monai.bundle", "run", "training", "--config_file", str(files), *settings, *folders]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=400, check=False)
+    done = torchrun("--config_file", files, *settings, *folders)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
     assert not any(name.startswith("module.") for name in torch.load(tmp_path / "model.pt", weights_only=True))
@@ -198,31 +212,38 @@ assert sonodistill.__file__.startswith({str(copy)!r}), sonodistill.__file__
     assert len(list((copy / "output" / "masks").glob("*_mask.png"))) == 1
 
 
-def test_distillation_runs_through_the_bundle_on_real_files(tmp_path, monkeypatch):
-    source = tmp_path / "in"
-    source.mkdir()
+@pytest.fixture(scope="module")
+def tiny_distillation(tmp_path_factory):
+    """Settings of a distillation of three steps on real files."""
+    folder = tmp_path_factory.mktemp("distillation")
+    (folder / "in").mkdir()
     for name in ("ybr_color", "rgb_color"):
-        shutil.copy(examples.get_path(name), source)
-    teacher = tmp_path / "teacher.safetensors"
-    _write_random_teacher(teacher)
-    run_bundle(
-        "distill.yaml",
-        dataset_dir=source,
-        output_dir=tmp_path / "out",
-        teacher_name=teacher,
-        teacher_architecture="vit_tiny_patch16_224",
-        student_name="resnet18",
-        input_size=64,
-        batch_size=8,
-        max_steps=3,
-        device="cpu",
-    )
-    info = read_info(tmp_path / "out" / "student.safetensors")
+        shutil.copy(examples.get_path(name), folder / "in")
+    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), folder / "teacher.safetensors")
+    return {
+        "dataset_dir": folder / "in",
+        "teacher_name": folder / "teacher.safetensors",
+        "teacher_architecture": "vit_tiny_patch16_224",
+        "student_name": "resnet18",
+        "input_size": 64,
+        "batch_size": 8,
+        "max_steps": 3,
+        "device": "cpu",
+    }
+
+
+def test_distillation_runs_through_the_bundle_on_real_files(tiny_distillation, tmp_path):
+    run_bundle("distill.yaml", output_dir=tmp_path, **tiny_distillation)
+    info = read_info(tmp_path / "student.safetensors")
     assert info.kind == "encoder" and info.architecture == "resnet18" and len(info.corpus_hash) == 64
+    assert info.teacher == "teacher"
 
 
-def _write_random_teacher(path: Path) -> None:
-    import timm
-    from safetensors.torch import save_file
-
-    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), path)
+def test_two_processes_distil_together(tiny_distillation, tmp_path):
+    files = [str(CONFIGS / name) for name in ("distill.yaml", "multi_gpu_distill.yaml")]
+    settings = {**tiny_distillation, "output_dir": tmp_path, "workers": 1}
+    words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    done = torchrun("--config_file", files, *words)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2  # of the first step and the last
+    assert read_info(tmp_path / "student.safetensors").architecture == "resnet18"
