@@ -64,6 +64,11 @@ def test_other_settings_cannot_go_on_from_a_checkpoint(uninterrupted):
         make_loop(uninterrupted, learning_rate=5e-4).run()
 
 
+def test_another_student_cannot_go_on_from_a_checkpoint(uninterrupted):
+    with pytest.raises(SonoDistillError, match="resnet18.*resnet34"):
+        make_loop(uninterrupted, student="resnet34").run()
+
+
 def test_a_diverging_training_stops_with_a_named_error(tmp_path):
     with pytest.raises(DivergedError, match="step"):
         make_loop(tmp_path, learning_rate=1e30, max_steps=10, clip=1e30).run()
@@ -97,6 +102,12 @@ def test_warm_up_then_cosine_to_zero():
     assert rates[4] == pytest.approx(1.0)
     assert all(later <= earlier for earlier, later in zip(rates[4:], rates[5:], strict=False))
     assert rates[52] == pytest.approx(0.5) and rates[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 95 / 96)))
+
+
+@pytest.mark.parametrize("wrong", [{"precision": "fp8"}, {"batch_size": 0}])
+def test_a_setting_that_cannot_work_is_refused(wrong):
+    with pytest.raises(SonoDistillError, match=next(iter(wrong))):
+        Settings(**wrong)
 
 
 def test_the_paper_is_316_thousand_steps():

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT = "last.pt"
 LOG = "log.jsonl"
+PRECISIONS = ("auto", "bf16", "fp32")
 
 
 class DivergedError(SonoDistillError):
@@ -42,6 +43,9 @@ class Method(Protocol):
 
     def step(self, network: nn.Module, batch: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """Losses of one batch; ``"loss"`` is minimised, all are logged. ``network`` may be wrapped by DDP."""
+
+    def identity(self) -> dict[str, Any]:
+        """Plain values that must not change when a training is gone on with."""
 
     def export(self, path: Path) -> None:
         """Write the trained product."""
@@ -73,6 +77,15 @@ class Settings:
     workers: int = 0
     log_steps: int = 10
     checkpoint_steps: int = 200
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise SonoDistillError(
+                f"unknown precision {self.precision}", remedy=f"choose one of {', '.join(PRECISIONS)}"
+            )
+        for name in ("batch_size", "log_steps", "checkpoint_steps"):
+            if getattr(self, name) < 1:
+                raise SonoDistillError(f"{name} is {getattr(self, name)}", remedy="give 1 or more")
 
     def steps(self, samples: int) -> int:
         """Optimiser steps of the whole training on ``samples`` samples."""
@@ -159,9 +172,7 @@ class Loop:
             )
         torch.manual_seed(settings.seed)
         method.to(place.device)
-        optimizer = torch.optim.AdamW(
-            decay_groups(method.network, settings.weight_decay), lr=settings.learning_rate, fused=False
-        )
+        optimizer = torch.optim.AdamW(decay_groups(method.network, settings.weight_decay), lr=settings.learning_rate)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         start = self._resume(optimizer, place)
         network = method.network
@@ -177,38 +188,19 @@ class Loop:
             batch_sampler=batches,
             num_workers=settings.workers,
             pin_memory=place.device.type == "cuda",
-            persistent_workers=False,
         )
-        precise = settings.precision == "fp32" or (settings.precision == "auto" and not bf16_is_fast(place.device))
-        logger.info("training in %s on %s, %d steps", "fp32" if precise else "bf16", place.device, self.total_steps)
+        bf16 = settings.precision == "bf16" or (settings.precision == "auto" and bf16_is_fast(place.device))
+        logger.info("training in %s on %s, %d steps", "bf16" if bf16 else "fp32", place.device, self.total_steps)
         with stop_requests() as stop, progress_bar(self.total_steps, start, place.is_main) as progress:
             clock = Clock()
             for step, batch in enumerate(clock.waiting(loader), start):
-                torch.manual_seed(_seed(settings.seed, step, place.rank))
-                rate = settings.learning_rate_at(step, samples)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                batch = {name: value.to(place.device, non_blocking=True) for name, value in batch.items()}
-                with torch.autocast(place.device.type, torch.bfloat16, enabled=not precise):
-                    losses = method.step(network, batch, step)
-                optimizer.zero_grad(set_to_none=True)
-                losses["loss"].backward()
-                norm = float(nn.utils.clip_grad_norm_(method.network.parameters(), settings.clip))
-                values = {name: float(value.detach()) for name, value in losses.items()}
-                if not (math.isfinite(norm) and math.isfinite(values["loss"])):
-                    raise DivergedError(
-                        f"the loss is {values['loss']} and the gradient norm {norm} at step {step}",
-                        path=self.output_dir,
-                        remedy="lower the learning rate or lengthen the warm-up; the last checkpoint is kept",
-                    )
-                optimizer.step()
+                values = self._step(network, optimizer, batch, step, place, bf16)
                 done = step + 1
                 clock.count(settings.batch_size)
                 last = done == self.total_steps
                 if place.is_main and (done % settings.log_steps == 0 or last or step == start):
                     row: dict[str, Any] = {"step": done, "epoch": round(done * settings.batch_size / samples, 4)}
-                    row |= values | {"learning_rate": rate, "gradient_norm": norm} | clock.report()
-                    self._log(row, progress)
+                    self._log(row | values | clock.report(), progress)
                 progress.advance()
                 stopping = any_rank(stop.is_set(), place)
                 if place.is_main and (done % settings.checkpoint_steps == 0 or last or stopping):
@@ -220,10 +212,40 @@ class Loop:
             method.export(product)
         return product
 
+    def _step(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: dict[str, Tensor],
+        step: int,
+        place: World,
+        bf16: bool,
+    ) -> dict[str, float]:
+        """One optimiser step; what it lost, and at which learning rate and gradient norm."""
+        torch.manual_seed(_seed(self.settings.seed, step, place.rank))
+        rate = self.settings.learning_rate_at(step, len(self.dataset))  # type: ignore[arg-type]
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = {name: value.to(place.device, non_blocking=True) for name, value in batch.items()}
+        with torch.autocast(place.device.type, torch.bfloat16, enabled=bf16):
+            losses = self.method.step(network, batch, step)
+        optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        norm = float(nn.utils.clip_grad_norm_(self.method.network.parameters(), self.settings.clip))
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        if not (math.isfinite(norm) and math.isfinite(values["loss"])):
+            raise DivergedError(
+                f"the loss is {values['loss']} and the gradient norm {norm} at step {step}",
+                path=self.output_dir,
+                remedy="lower the learning rate or lengthen the warm-up; the last checkpoint is kept",
+            )
+        optimizer.step()
+        return values | {"learning_rate": rate, "gradient_norm": norm}
+
     def _identity(self) -> dict[str, Any]:
         """What must not change between a checkpoint and the training that goes on from it."""
         settings = self.settings
-        return {
+        return self.method.identity() | {
             "samples": len(self.dataset),  # type: ignore[arg-type]
             "batch_size": settings.batch_size,
             "seed": settings.seed,
@@ -248,8 +270,11 @@ class Loop:
                 (self.output_dir / LOG).unlink(missing_ok=True)
             return 0
         state = torch.load(path, map_location=place.device, weights_only=True)
-        if state["identity"] != self._identity():
-            changed = {k: (v, self._identity()[k]) for k, v in state["identity"].items() if v != self._identity()[k]}
+        now = self._identity()
+        if state["identity"] != now:
+            changed = {
+                name: (value, now.get(name)) for name, value in state["identity"].items() if value != now.get(name)
+            }
             raise SonoDistillError(
                 f"this training was started with other settings (before, now): {changed}",
                 path=path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +106,17 @@ class Distillation:
         grid = (target.shape[-2], target.shape[-1])
         prediction = network(images.contiguous(memory_format=torch.channels_last), grid)  # Eq. 5: the same view
         return token_mse(prediction, target)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it this distillation and no other."""
+        return {
+            "teacher": self.teacher.name,
+            "student": self.network.student.name,
+            "projector": [type(layer).__name__ for layer in self.network.projector],
+            "mixup": self.use_mixup,
+            "input_size": self.input_size,
+            "corpus_sha256": self.corpus_sha256,
+        }
 
     def export(self, path: Path) -> None:
         """Write the student alone: no projector, no teacher."""
