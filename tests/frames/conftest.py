@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
+import dicom_factory
 import numpy as np
 import pydicom
 import pytest
@@ -19,10 +19,7 @@ _FOLDERS = (
 @pytest.fixture(scope="session")
 def factory():
     """The module that writes small DICOM files."""
-    spec = importlib.util.spec_from_file_location("dicom_factory", Path(__file__).with_name("dicom_factory.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return dicom_factory
 
 
 @pytest.fixture(scope="session")

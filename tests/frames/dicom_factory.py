@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.pixels import get_encoder
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, UltrasoundMultiFrameImageStorage, generate_uid
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEGLSLossless,
+    RLELossless,
+    UltrasoundMultiFrameImageStorage,
+    generate_uid,
+)
 
 Array = np.ndarray
 
@@ -72,3 +82,34 @@ def save_big_endian(frames: Array, path: Path, **attributes: Any) -> Path:
     if frames.dtype.itemsize == 2:
         ds.PixelData = frames.astype(frames.dtype.newbyteorder(">")).tobytes()
     return save(ds, path)
+
+
+def jpeg(image: Array, **options) -> bytes:
+    """JPEG baseline, padded to an even length."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=95, **options)
+    data = buffer.getvalue()
+    return data + b"\0" * (len(data) % 2)
+
+
+def lossless_clip(path: Path, frames: Array, *, syntax: str = JPEGLSLossless, repeat: int = 1) -> Path:
+    """A clip of ``frames``, repeated, in RLE or JPEG-LS."""
+    ds = ultrasound(frames)
+    encoder, plugin = get_encoder(syntax), "pydicom" if syntax == RLELossless else "pyjpegls"
+    encoded = [
+        encoder.encode(
+            frame.tobytes(),
+            rows=ds.Rows,
+            columns=ds.Columns,
+            samples_per_pixel=1,
+            number_of_frames=1,
+            bits_allocated=8,
+            bits_stored=8,
+            pixel_representation=0,
+            photometric_interpretation="MONOCHROME2",
+            encoding_plugin=plugin,
+        )
+        for frame in frames
+    ]
+    ds.NumberOfFrames = len(frames) * repeat
+    return save(encapsulated(ds, syntax, encoded * repeat), path)
