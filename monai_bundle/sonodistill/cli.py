@@ -58,6 +58,7 @@ def main() -> None:
         typer.echo(f"error: this command needs {error.name}, which is not installed", err=True)
         typer.echo("  What to do: pip install 'sonodistill[all]' (in a checkout: pip install -e '.[all]')", err=True)
         sys.exit(EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; run the same command again to go on where it stopped", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code == EXIT_INTERRUPTED:  # what Typer makes of Ctrl-C
+            typer.echo("interrupted; run the same command again to go on where it stopped", err=True)
+        raise

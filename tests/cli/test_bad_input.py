@@ -95,6 +95,15 @@ def test_a_teacher_of_another_architecture_names_both(sonodistill, tmp_path):
     assert "What to do" in printed and "Traceback" not in printed
 
 
+def test_ctrl_c_says_how_to_go_on(sonodistill, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sonodistill_training.workflow.run_bundle", interrupt)
+    code, printed = sonodistill("distill", tmp_path, "--out", tmp_path / "out")
+    assert code == 130 and "run the same command again" in printed
+
+
 def test_an_unknown_setting_is_refused(sonodistill, tmp_path):
     Image.fromarray(np.full((80, 80), 9, np.uint8)).save(tmp_path / "a.png")
     code, printed = sonodistill("distill", tmp_path / "a.png", "--out", tmp_path / "out", "--set", "mixupp=false")
