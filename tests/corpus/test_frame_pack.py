@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pydicom import examples
+from typer.testing import CliRunner
 
 from sonodistill import frames
 from sonodistill.errors import EmptyInputError, UnreadableFileError
+from sonodistill.frames.commands import app as frames_app
 from sonodistill_training.corpus.pack import FramePack, build_pack, shrink
 
 
@@ -80,6 +82,14 @@ def test_a_shortened_pack_is_refused(folder, tmp_path):
 def test_a_folder_with_an_index_gives_its_images_and_not_its_masks(shared, tmp_path):
     pack, _ = build_pack([shared / "data" / "frames" / "aul"], tmp_path / "pack", short_side=64)
     assert len(pack) == 735
+
+
+def test_exported_frames_can_be_packed(folder, tmp_path):
+    CliRunner().invoke(frames_app, ["export", str(folder), "--out", str(tmp_path / "export")])
+    pack, skipped = build_pack([tmp_path / "export"], tmp_path / "pack", short_side=100)
+    direct, _ = build_pack([folder], tmp_path / "direct", short_side=100)
+    assert len(pack) == len(direct) == 32 and not skipped
+    assert pack.sha256 == direct.sha256
 
 
 def test_images_are_never_enlarged():

@@ -30,11 +30,12 @@ class LabelledFrame:
 def read_labelled(
     folder: str | Path, *, fractions: Sequence[float] = (0.7, 0.2, 0.1), seed: int = 0
 ) -> list[LabelledFrame]:
-    """Read ``index.csv`` (columns file, mask, label, group, split; the rest is ignored).
+    """Read ``index.csv`` (columns file, mask, label, group, split; only the first is needed, the rest is ignored).
 
     Paths are relative to the folder, or to its parent where they begin with the folder's own name. When the index
     gives every row a split, that is used; otherwise whole groups are dealt by ``fractions`` (train, validation,
-    test; the papers' 70/20/10), deterministically: adding frames never moves a group.
+    test; the papers' 70/20/10), deterministically: adding frames never moves a group. Without a group, frames of one
+    source (the column that ``sonodistill frames export`` writes) stay together, and others stand alone.
 
     Raises:
         DatasetError: no index, a missing column, or a file that the index names and that is not there.
@@ -47,15 +48,15 @@ def read_labelled(
         )
     with index.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    missing = {"file", "group"} - set(rows[0] if rows else ())
-    if missing:
-        raise DatasetError(f"lacks {', '.join(sorted(missing)) or 'rows'}", path=index, remedy="see the file's header")
+    if not rows or "file" not in rows[0]:
+        raise DatasetError("names no file", path=index, remedy="give it a header with a column called file, and rows")
     given = all(row.get("split") in SPLITS for row in rows)
     found = []
     for row in rows:
-        split = row["split"] if given else _deal(row["group"], fractions, seed)
+        group = row.get("group") or row.get("source") or row["file"]
+        split = row["split"] if given else _deal(group, fractions, seed)
         mask = _locate(folder, row["mask"]) if row.get("mask") else None
-        found.append(LabelledFrame(_locate(folder, row["file"]), mask, row.get("label", ""), row["group"], split))
+        found.append(LabelledFrame(_locate(folder, row["file"]), mask, row.get("label") or "", group, split))
     return found
 
 
