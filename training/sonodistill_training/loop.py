@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sonodistill.errors import SonoDistillError
 from sonodistill.files import atomic_path
+from sonodistill.networks.precision import PRECISIONS, use_bf16
 from sonodistill_training.distributed import World, any_rank, world
 from sonodistill_training.progress import Bar, Clock, cut_log, progress_bar, stop_requests
 from sonodistill_training.sampling import EndlessShuffle, StepBatches
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT = "last.pt"
 LOG = "log.jsonl"
-PRECISIONS = ("auto", "bf16", "fp32")
 
 
 class DivergedError(SonoDistillError):
@@ -98,14 +98,6 @@ class Settings:
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def bf16_is_fast(device: torch.device) -> bool:
-    """Whether the device computes bfloat16 in hardware."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -189,7 +181,7 @@ class Loop:
             num_workers=settings.workers,
             pin_memory=place.device.type == "cuda",
         )
-        bf16 = settings.precision == "bf16" or (settings.precision == "auto" and bf16_is_fast(place.device))
+        bf16 = use_bf16(settings.precision, place.device)
         logger.info("training in %s on %s, %d steps", "bf16" if bf16 else "fp32", place.device, self.total_steps)
         with stop_requests() as stop, progress_bar(self.total_steps, start, place.is_main) as progress:
             clock = Clock()

@@ -15,6 +15,7 @@ import torch
 from sonodistill.errors import SonoDistillError
 from sonodistill.files import write_text
 from sonodistill.networks.encoder import Encoder
+from sonodistill.networks.precision import use_bf16
 from sonodistill_training.corpus.pack import FramePack, build_pack
 from sonodistill_training.corpus.simulator import write_simulated
 from sonodistill_training.distill.data import PackViews
@@ -22,7 +23,6 @@ from sonodistill_training.distill.method import Distillation
 from sonodistill_training.distill.offline import OFFLINE_TEACHER, fetch_offline_teacher
 from sonodistill_training.distill.teacher import load_teacher
 from sonodistill_training.distributed import pick_device
-from sonodistill_training.loop import bf16_is_fast
 from sonodistill_training.quickstart.report import write_report
 from sonodistill_training.quickstart.results import Options, Results, shown_frames
 from sonodistill_training.quickstart.sources import example_files
@@ -107,7 +107,7 @@ class QuickStart:
         seconds = []
         for _ in range(3):
             began = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16("auto", device)):
                 loss = method.step(method.network, batch, 0)["loss"]
             loss.backward()
             seconds.append(time.perf_counter() - began)
