@@ -85,7 +85,7 @@ def quickstart(
         str, typer.Option(help="Offline teacher, timm name, transformers id or weights file.")
     ] = "dinov2_vits14",
     student: Annotated[str, typer.Option(help="Any timm encoder.")] = "resnet18",
-    minutes: Annotated[float, typer.Option(help="How long the distillation may take.")] = 1.5,
+    minutes: Annotated[float, typer.Option(help="How long the distillation may take.")] = 2.0,
     epochs: Annotated[int, typer.Option(help="Epochs of the segmenter.")] = 6,
 ) -> None:
     """The whole road on real ultrasound in minutes: distil, fine-tune, segment a cine, and a report to look at.

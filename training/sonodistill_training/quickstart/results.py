@@ -38,7 +38,7 @@ class Options:
 
     teacher: str = OFFLINE_TEACHER
     student: str = "resnet18"
-    minutes: float = 1.5
+    minutes: float = 2.0
     steps: int = 120
     batch_size: int = 32
     distill_size: int = 196
