@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from sonodistill_training.corpus.acoustics import Probe, beam_envelope, round_tr
 from sonodistill_training.corpus.labelled import class_names, classification_items, segmentation_items
 from sonodistill_training.corpus.scene import Calcification, random_scene
 from sonodistill_training.corpus.simulator import COLUMNS, simulate_cine, simulate_frame, write_simulated
+from sonodistill_training.simulate_commands import simulate
 
 LINEAR = Probe("linear", depth_mm=40, width_mm=40, frequency_mhz=7.5, focus_mm=20)
 CONVEX = Probe("convex", depth_mm=120, radius_mm=50, half_angle=0.55, frequency_mhz=3.5, focus_mm=60, f_number=2.5)
@@ -323,8 +325,8 @@ def test_an_interrupted_writing_leaves_no_folder(tmp_path, monkeypatch):
 
 
 def test_command_line(tmp_path):
-    from sonodistill_training.simulate_commands import app
-
+    app = typer.Typer()
+    app.command()(simulate)
     (tmp_path / "out").mkdir()
     result = CliRunner().invoke(app, ["--out", str(tmp_path / "out"), "--count", "3", "--size", "64"])
     assert result.exit_code == 0, result.output

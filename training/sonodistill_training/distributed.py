@@ -48,12 +48,17 @@ def world(device: str | torch.device = "auto") -> Iterator[World]:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         if dist.is_initialized():
-            yield World(dist.get_rank(), dist.get_world_size(), chosen)
+            yield World(rank(), dist.get_world_size(), chosen)
         else:
             yield World(0, 1, chosen)
     finally:
         if joins:
             dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's rank in the group that is joined, 0 without one. Rank 0 writes files."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def any_rank(flag: bool, place: World) -> bool:

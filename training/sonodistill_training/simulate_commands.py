@@ -7,10 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-app = typer.Typer(help="Simulate labelled B-mode frames.")
 
-
-@app.command()
 def simulate(
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     count: Annotated[int, typer.Option(min=1, help="Frames.")] = 60,

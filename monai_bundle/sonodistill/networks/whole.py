@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from sonodistill.errors import WeightsError
-from sonodistill.networks.encoder import GrayInput
+from sonodistill.networks.encoder import GrayInput, require_same_architecture
 from sonodistill.weights import load_torch_checkpoint, load_weights, read_info
 
 
@@ -26,7 +26,7 @@ def load_whole_network(network: nn.Module, path: Path) -> None:
     Raises:
         WeightsError: a key is missing, too many or of another shape (another number of classes).
     """
-    state, info = load_weights(path)
+    state, info = load_weights(path, kinds=(network.kind,))  # type: ignore[arg-type]
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -58,13 +58,6 @@ def load_into(network: nn.Module, path: str | Path) -> None:
                 remedy="name the encoder it was trained with",
             ) from error
         return
-    if (info.kind, info.architecture) != (network.kind, encoder.name):
-        raise WeightsError(
-            f"holds a {info.kind} on {info.architecture}, not a {network.kind} on {encoder.name}",
-            path=path,
-            remedy=f"--encoder {info.architecture}"
-            if info.kind == network.kind
-            else "give the weights of such a network",
-        )
+    require_same_architecture(path, info.architecture, encoder.name)
     load_whole_network(network, path)
     encoder.input = GrayInput(*info.normalisation).to(next(network.parameters()).device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +89,6 @@ def classification_items(folder: str | Path, split: str, seed: int = 0) -> list[
     if not frames:
         raise DatasetError(f"has no labelled frame in the {split} split", path=folder, remedy=f"see its {INDEX}")
     return [{"image": str(frame.image), "label": names.index(frame.label)} for frame in frames]
-
-
-def count(frames: Sequence[LabelledFrame]) -> dict[str, int]:
-    """Frames a split."""
-    return dict(Counter(frame.split for frame in frames))
 
 
 def _deal(group: str, fractions: Sequence[float], seed: int) -> str:

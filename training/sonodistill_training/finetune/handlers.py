@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from rich.progress import Progress
@@ -19,13 +18,9 @@ from sonodistill import __version__
 from sonodistill.errors import SonoDistillError
 from sonodistill.files import atomic_path
 from sonodistill.weights import WeightsInfo, read_info, save_weights
+from sonodistill_training.distributed import rank
 
 logger = logging.getLogger(__name__)
-
-
-def is_main() -> bool:
-    """Rank 0, or the only process: the one that writes files."""
-    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 class Resume:
@@ -72,14 +67,13 @@ class Resume:
 
     def reseed(self, engine: Engine) -> None:
         """Make the epoch's order and augmentation a function of the seed and the epoch."""
-        rank = dist.get_rank() if dist.is_initialized() else 0
-        seed = (self.seed * 100_003 + engine.state.epoch) * 1_009 + rank
+        seed = (self.seed * 100_003 + engine.state.epoch) * 1_009 + rank()
         torch.manual_seed(seed)
         set_rnd(self.dataset, seed=seed)
 
     def save(self, engine: Engine) -> None:
         """Replace the checkpoint, whole or not at all."""
-        if is_main():
+        if rank() == 0:
             state = {name: part.state_dict() for name, part in self.content.items()}
             with atomic_path(self.path) as temporary:
                 torch.save(state | {"epoch": engine.state.epoch}, temporary)
@@ -132,7 +126,7 @@ class SaveBest:
         # A validation set without any lesion has no Dice: the first epoch is kept rather than none.
         if value > self.best or self.best == float("-inf"):
             self.best = value if value == value else float("-inf")
-            if is_main():
+            if rank() == 0:
                 state = self.network.state_dict()
                 with atomic_path(self.folder / "model.pt") as temporary:
                     torch.save(state, temporary)
@@ -154,7 +148,7 @@ class EpochLog:
         self.path = Path(output_dir) / "log.jsonl"
         self.evaluator, self.optimizer = evaluator, optimizer
         self._losses: list[float] = []
-        self._progress = Progress(disable=not is_main())
+        self._progress = Progress(disable=rank() > 0)
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer; after the validation handler, whose metrics it logs."""
@@ -166,7 +160,7 @@ class EpochLog:
 
     def start(self, engine: Engine) -> None:
         """Open the bar; a training that begins anew begins its log anew."""
-        if is_main():
+        if rank() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if engine.state.epoch == 0:
                 self.path.unlink(missing_ok=True)
@@ -186,7 +180,7 @@ class EpochLog:
         row |= {name: float(value) for name, value in engine.state.metrics.items()}
         row |= {name: float(value) for name, value in self.evaluator.state.metrics.items()}
         self._losses.clear()
-        if is_main():
+        if rank() == 0:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             best = {name: round(value, 4) for name, value in row.items() if name.startswith("val_")}

@@ -100,7 +100,7 @@ class Results:
             ("Distillation loss", f"{first:.3f} to {last:.3f} in {self.state['steps']} steps"),
             ("Dice, simulated test lesions", f"{self.dice:.3f}"),
             ("Cine segmented", f"{len(frames)} frames"),
-            ("Total time", f"{sum(seconds.values()):.0f} s"),
+            ("Time in the stages", f"{sum(seconds.values()):.0f} s"),
         ]
         details = {
             "teacher": options.teacher,
