@@ -51,7 +51,7 @@ def test_whatever_a_decoder_raises_becomes_a_named_error(factory, tmp_path, spec
     def broken(*_):
         raise error("inside the decoder")
 
-    monkeypatch.setattr("sonodistill.frames.dicom.luma", broken)
+    monkeypatch.setattr("sonodistill.frames.dicom_pixels.luma", broken)
     colour = np.repeat(speckle[..., None], 3, axis=-1)
     path = factory.save(factory.ultrasound(colour, photometric="RGB"), tmp_path / "e.dcm")
     with pytest.raises(UnreadableFileError, match="frame 1 of 4"):

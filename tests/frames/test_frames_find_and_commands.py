@@ -125,3 +125,9 @@ def test_a_missing_path_is_skipped_and_the_others_are_read(clips, tmp_path):
 @pytest.mark.parametrize("command", ["info", "export"])
 def test_help_has_an_example(command):
     assert "Example:" in runner.invoke(app, [command, "--help"]).stdout
+
+
+@pytest.mark.parametrize("command", ["info", "export"])
+def test_help_names_the_planes_that_are_interpolated(command):
+    text = runner.invoke(app, [command, "--help"]).stdout
+    assert "rotational:N" in text and "oblique:TILT[,TURN]" in text

@@ -16,7 +16,11 @@ app = typer.Typer(help="Read ultrasound files as frames.", no_args_is_help=True,
 
 _Paths = Annotated[list[Path], typer.Argument(help="Files or folders (DICOM, images, videos, volumes).")]
 _Axis = Annotated[
-    str | None, typer.Option(help="Cut volumes across this axis: axial, coronal, sagittal, 0, 1 or 2 (default 0).")
+    str | None,
+    typer.Option(
+        help="Cut volumes across this axis: axial, coronal, sagittal, 0, 1 or 2 (default 0). Or interpolate planes: "
+        "rotational:N turns N of them about the depth axis, oblique:TILT[,TURN] (degrees) stacks parallel ones."
+    ),
 ]
 
 

@@ -1,11 +1,16 @@
-"""The video inside a DICOM file (PS3.5 A.4.5 on) as one seekable binary stream."""
+"""Encapsulated pixel data (PS3.5 A.4): its frames one at a time, or the one video in it as a seekable stream."""
 
 from __future__ import annotations
 
 import io
+import itertools
+from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
 
-from pydicom.encaps import parse_basic_offsets, parse_fragments
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames, parse_basic_offsets, parse_fragments
+
+Table = tuple[list[int], list[int]]
 
 
 class _Fragments(io.RawIOBase):
@@ -51,3 +56,49 @@ def encapsulated_stream(file: BinaryIO) -> BinaryIO:
         file.seek(start + 4)
         spans.append((start + 8, int.from_bytes(file.read(4), "little")))
     return io.BufferedReader(_Fragments(file, spans))  # type: ignore[return-value]
+
+
+def frame_table(file: BinaryIO, frames: int, ds: Dataset) -> Table | tuple[bytes, bytes] | None:
+    """Where each frame lies: (offsets from the first item, lengths), the form of an Extended Offset Table.
+
+    As many fragments as frames are one fragment a frame, whatever the file's own tables say. Else it is the file's
+    Extended Offset Table, or None where there is none and the frames are to be searched for.
+
+    Args:
+        file: positioned at its pixel data's value; left anywhere.
+        frames: as the header states them.
+        ds: the header.
+    """
+    parse_basic_offsets(file)
+    count, starts = parse_fragments(file)
+    if count == frames:
+        first = file.tell()
+        file.seek(starts[-1] + 4)
+        last = int.from_bytes(file.read(4), "little")
+        lengths = [after - start - 8 for start, after in itertools.pairwise(starts)]
+        return [start - first for start in starts], [*lengths, last]
+    offsets = ds.get("ExtendedOffsetTable"), ds.get("ExtendedOffsetTableLengths")
+    return offsets if offsets[0] and offsets[1] else None
+
+
+def encoded_frames(
+    file: BinaryIO, frames: int, table: Table | tuple[bytes, bytes] | None, indices: Collection[int] | None
+) -> Iterator[bytes]:
+    """The encoded frames of ``indices``, which are in order; all when it is None. Others are not read, given a table.
+
+    Args:
+        file: positioned at its pixel data's value.
+        frames: as the header states them.
+        table: what ``frame_table`` says.
+        indices: frames wanted, each less than ``frames``.
+    """
+    encoded = generate_frames(file, number_of_frames=frames, extended_offsets=table)
+    if indices is None:
+        yield from encoded
+    elif table is not None and isinstance(table[0], list):
+        yield from generate_frames(
+            file, extended_offsets=([table[0][i] for i in indices], [int(table[1][i]) for i in indices])
+        )
+    else:
+        wanted, last = set(indices), max(indices, default=-1)
+        yield from (data for index, data in enumerate(itertools.islice(encoded, last + 1)) if index in wanted)

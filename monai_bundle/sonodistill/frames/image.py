@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from sonodistill.errors import SonoDistillError, UnreadableFileError, UnsupportedFormatError
 from sonodistill.frames.frame import Calibration, Frame, Provenance
 from sonodistill.frames.gray import full_range_16
+from sonodistill.frames.selection import selected
 
 _UNCALIBRATED = Calibration(None, note="image files carry no physical scale")
+_GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "F"})
 
 
-def read_image(path: Path) -> Iterator[Frame]:
+def read_image(path: Path, *, only: Collection[int] | None = None) -> Iterator[Frame]:
     """Frames of a still image, or of the pages of a TIFF file; pages are decoded one at a time.
 
     Colour becomes luma (alpha is dropped), palettes are applied, 16-bit gray is scaled by its full range, the EXIF
@@ -31,11 +34,11 @@ def read_image(path: Path) -> Iterator[Frame]:
         with path.open("rb") as file, Image.open(file, formats=("PNG", "JPEG", "BMP", "TIFF")) as image:
             count = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
             provenance = Provenance(path, "image", count, {"format": image.format, "mode": image.mode})
-            for index in range(count):
+            for index in selected(only, count, path):
                 if index:
                     image.seek(index)
-                pixels = _gray(image, path)
-                yield Frame(pixels, index, None, _UNCALIBRATED, provenance)
+                pixels, colour = _decoded(image, path)
+                yield Frame(pixels, index, None, _UNCALIBRATED, provenance, colour)
     except UnidentifiedImageError as error:
         raise UnreadableFileError(
             "the content is no PNG, JPEG, BMP or TIFF image", path=path, remedy="copy it again from its source"
@@ -54,8 +57,8 @@ def read_image(path: Path) -> Iterator[Frame]:
         ) from error
 
 
-def _gray(image: Image.Image, path: Path) -> NDArray[np.uint8]:
-    """The current page as (H, W) uint8, upright."""
+def _decoded(image: Image.Image, path: Path) -> tuple[NDArray[np.uint8], Callable[[], NDArray[np.uint8]] | None]:
+    """The current page as (H, W) uint8, upright, and a function that gives its colours where it has them."""
     deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
     if image.mode in ("I", "F") and not deep:
         raise UnsupportedFormatError(
@@ -64,7 +67,13 @@ def _gray(image: Image.Image, path: Path) -> NDArray[np.uint8]:
             remedy="save it with 8 or 16 bits a pixel",
         )
     upright = ImageOps.exif_transpose(image)
-    if not deep:
-        return np.array(upright.convert("L"))
-    # Some Pillow releases hand 16-bit PNG files out in 32-bit containers.
-    return full_range_16(np.asarray(upright).astype(np.uint16))
+    if deep:
+        # Some Pillow releases hand 16-bit PNG files out in 32-bit containers.
+        return full_range_16(np.asarray(upright).astype(np.uint16)), None
+    # exif_transpose gives a copy, so the next page leaves these colours alone.
+    colour = None if upright.mode in _GRAY_MODES else partial(_rgb, upright)
+    return np.array(upright.convert("L")), colour
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    return np.array(image.convert("RGB"))

@@ -6,9 +6,11 @@ stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -16,32 +18,42 @@ from numpy.typing import NDArray
 
 from sonodistill.errors import UnreadableFileError, UnsupportedFormatError
 from sonodistill.frames.frame import Calibration, Frame, Provenance
+from sonodistill.frames.selection import check_held
 
 _UNCALIBRATED = Calibration(None, note="video container carries no physical scale")
 
 
-def read_video(path: Path) -> Iterator[Frame]:
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded frame: its number, (H, W) uint8 luma, milliseconds since the first, and its colours if it has them."""
+
+    index: int
+    image: NDArray[np.uint8]
+    time_ms: float | None
+    colour: Callable[[], NDArray[np.uint8]] | None
+
+
+def read_video(path: Path, *, only: Collection[int] | None = None) -> Iterator[Frame]:
     """Frames of the first video stream; time is the presentation time stamp, counted from the first frame's.
 
-    Provenance.frames is the number the container states, or None when it states none (Matroska).
+    Provenance.frames is the number the container states, or None when it states none (Matroska). The stream is decoded
+    in order, up to the last frame of ``only``.
 
-    Errors: UnreadableFileError when the container holds no video stream or a frame cannot be decoded.
+    Errors: UnreadableFileError when the container holds no video stream, when a frame cannot be decoded, and at the
+        end of the stream when a frame of ``only`` did not come.
     """
     with _open(str(path), path) as container:
         stream = container.streams.video[0]
         details = {"codec": stream.codec_context.name, "pixel_format": stream.codec_context.pix_fmt}
         provenance = Provenance(path, "video", stream.frames or None, details)
-        start: float | None = None
-        for index, (image, seconds) in enumerate(_decode(container, path)):
-            start = seconds if start is None else start
-            time_ms = None if seconds is None or start is None else 1000.0 * (seconds - start)
-            yield Frame(image, index, time_ms, _UNCALIBRATED, provenance)
+        for seen in _decode(container, path, only):
+            yield Frame(seen.image, seen.index, seen.time_ms, _UNCALIBRATED, provenance, seen.colour)
 
 
-def decode_stream(stream: BinaryIO, path: Path) -> Iterator[NDArray[np.uint8]]:
-    """(H, W) uint8 luma of each frame of a video held in an open binary stream, such as DICOM's encapsulated video."""
+def decode_stream(stream: BinaryIO, path: Path, only: Collection[int] | None = None) -> Iterator[Picture]:
+    """Frames of a video held in an open binary stream, such as DICOM's encapsulated video; see ``read_video``."""
     with _open(stream, path) as container:
-        yield from (image for image, _ in _decode(container, path))
+        yield from _decode(container, path, only)
 
 
 def _open(source: str | BinaryIO, path: Path) -> av.container.InputContainer:
@@ -60,13 +72,42 @@ def _open(source: str | BinaryIO, path: Path) -> av.container.InputContainer:
     return container
 
 
-def _decode(container: av.container.InputContainer, path: Path) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
-    count = 0
+def _decode(container: av.container.InputContainer, path: Path, only: Collection[int] | None) -> Iterator[Picture]:
+    wanted = None if only is None else {int(index) for index in only}
+    if wanted == set():
+        return
+    count, start = 0, None
     try:
         for frame in container.decode(video=0):
-            yield np.ascontiguousarray(frame.to_ndarray(format="gray")), frame.time
+            start = frame.time if start is None else start
+            if wanted is None or count in wanted:
+                time_ms = None if frame.time is None or start is None else 1000.0 * (frame.time - start)
+                image = np.ascontiguousarray(frame.to_ndarray(format="gray"), dtype=np.uint8)
+                yield Picture(count, image, time_ms, None if _is_gray(frame.format) else _Colours(frame))
             count += 1
+            if wanted is not None and count > max(wanted):
+                break
     except (av.FFmpegError, ValueError, MemoryError) as error:
         raise UnreadableFileError(f"frame {count + 1} cannot be decoded: {error}", path=path) from error
     if count == 0:
         raise UnreadableFileError("the video holds no frame", path=path)
+    check_held(wanted or (), count, path)
+
+
+def _is_gray(pixels: av.VideoFormat) -> bool:
+    # One component, or one and alpha; a palette is one component of numbers of colours.
+    return len(pixels.components) < 3 and not pixels.has_palette
+
+
+class _Colours:
+    """Converts a decoded frame to RGB when called."""
+
+    def __init__(self, frame: av.VideoFrame) -> None:
+        self._frame = frame
+
+    def __call__(self) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(self._frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # PyAV's frames cannot be pickled, and frames of the house go between processes: send the colours.
+        return partial, (np.array, self())

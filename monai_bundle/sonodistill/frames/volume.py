@@ -1,4 +1,4 @@
-"""NIfTI, NRRD and MetaImage volumes as frames: their slices across one axis, by SimpleITK."""
+"""NIfTI, NRRD and MetaImage volumes as frames: their slices across one axis, or other planes, by SimpleITK."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gzip
 import itertools
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +16,22 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from sonodistill.errors import UnreadableFileError, UnsupportedFormatError
+from sonodistill.frames.cut import FORMS, bare, cut_of, is_cut, sample
 from sonodistill.frames.frame import Calibration, Frame, Provenance
 from sonodistill.frames.gray import linear, luma
+from sonodistill.frames.selection import selected
 
 SOURCE = "volume spacing"
 
 # Physical axis (x, y, z of ITK's LPS frame) that each anatomical plane is perpendicular to.
 _PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
+_BYTES = (sitk.sitkUInt8, sitk.sitkVectorUInt8)
+_KINDS = tuple(f"NRRD_kinds[{axis}]" for axis in range(3))
 _HEAD = 4096
 _GZIP = b"\x1f\x8b"
+
+
+_Pixels = tuple[NDArray[np.uint8], Callable[[], NDArray[np.uint8]] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,7 @@ class _Source:
     metadata: dict[str, str]
 
 
-def read_volume(path: Path, *, axis: str | int | None = None) -> Iterator[Frame]:
+def read_volume(path: Path, *, axis: str | int | None = None, only: Collection[int] | None = None) -> Iterator[Frame]:
     """Slices of a volume across one axis, or the one image of a 2-D file, in stored order and orientation.
 
     Gray values: uint8 is kept; uint8 RGB or RGBA vectors become luma; any other type is scaled by the finite minimum
@@ -50,12 +57,15 @@ def read_volume(path: Path, *, axis: str | int | None = None) -> Iterator[Frame]
         path: the file.
         axis: 0, 1 or 2 in numpy order (0 is the slowest, the last of the file's header), or the anatomical plane of
             the slices: "axial", "coronal" or "sagittal", cut across the stored axis nearest to that plane's normal.
-            Default 0, the axis of frames in tracked and other sequences.
+            Default 0, the axis of frames in tracked and other sequences. "rotational:N" and "oblique:TILT[,TURN]" give
+            planes between the stored ones, interpolated; see ``cut.cut_of``. A 2-D file ignores it.
+        only: the slices wanted; all by default. Others are not cut, and not read from a file that is read in slices.
 
-    Sequences as PLUS writes them (``Seq_FrameNNNN_Timestamp``, in seconds) give time along axis 0.
+    Sequences as PLUS writes them (``Seq_FrameNNNN_Timestamp``, in seconds) give time along axis 0. The details of an
+    interpolated plane say where it lies: ``details["plane"]`` is a ``cut.Plane``, in voxel indices.
 
     Errors: UnreadableFileError when ITK cannot read the file, UnsupportedFormatError for 4-D files, vectors that are
-        not colours, and an axis that does not exist.
+        not colours, an axis that does not exist, and interpolated planes of colours or of a sequence in time.
     """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -64,16 +74,54 @@ def read_volume(path: Path, *, axis: str | int | None = None) -> Iterator[Frame]
     source = _source(reader, path)
     if "vox_offset" in source.metadata:
         _check_nifti_is_whole(source)
+    if len(source.shape) == 3 and is_cut(axis):
+        yield from _planes(reader, source, str(axis), only)
+        return
     across = _axis(source, axis)
     cut = _cutter(reader, source, across)
     count = source.shape[across] if len(source.shape) == 3 else 1
     times = _times(source.metadata, count) if across == 0 or len(source.shape) == 2 else None
     calibration = _calibration(source, across)
     provenance = Provenance(path, "volume", count, {"axis": across, "size": list(source.shape)})
-    for index in range(count):
+    for index in selected(only, count, path):
         with _itk_errors(path):
-            image = cut(index)
-        yield Frame(image, index, None if times is None else times[index], calibration, provenance)
+            image, colour = cut(index)
+        yield Frame(image, index, None if times is None else times[index], calibration, provenance, colour)
+
+
+def _planes(reader: sitk.ImageFileReader, source: _Source, spec: str, only: Collection[int] | None) -> Iterator[Frame]:
+    """Frames of the planes of ``spec``; outside the volume they are black."""
+    cut = cut_of(spec, source.shape, source.spacing, source.path)
+    _check_is_gray_space(source, spec)
+    with _itk_errors(source.path):
+        image = bare(reader.Execute())
+    low, high = _range(image)
+    calibration, count = _calibration(source, 0), len(cut.poses)
+    if calibration.mm_per_pixel is not None:
+        calibration = Calibration((cut.pixel, cut.pixel), SOURCE)
+    for index in selected(only, count, source.path):
+        plane = cut.plane(index)
+        with _itk_errors(source.path):
+            values = sample(image, plane, cut.shape, outside=low)
+        details = {"axis": cut.name, "size": list(source.shape), "plane": plane.as_json()}
+        yield Frame(
+            linear(values, low, high), index, None, calibration, Provenance(source.path, "volume", count, details)
+        )
+
+
+def _check_is_gray_space(source: _Source, spec: str) -> None:
+    """Refuse what has nothing between its stored slices or values that a plane could show."""
+    facts = source.metadata
+    reason = None
+    if source.components > 1:
+        reason = "its voxels are colours, which are not interpolated"
+    # PLUS writes its volumes, too, as a sequence: of one frame.
+    elif any(key.startswith("Seq_Frame0001_") for key in facts) or "time" in map(facts.get, _KINDS):
+        reason = "it is a sequence of images, whose axis 0 is time"
+    if reason:
+        raise UnsupportedFormatError(
+            f"{spec} needs a gray volume in space: {reason}", path=source.path, remedy="cut it along axis 0, 1 or 2"
+        )
 
 
 @contextmanager
@@ -99,8 +147,7 @@ def _source(reader: sitk.ImageFileReader, path: Path) -> _Source:
             remedy="split it into volumes of three dimensions",
         )
     components = reader.GetNumberOfComponents()
-    byte_vector = reader.GetPixelID() in (sitk.sitkVectorUInt8, sitk.sitkUInt8)
-    if components not in (1, 3, 4) or (components > 1 and not byte_vector):
+    if components not in (1, 3, 4) or (components > 1 and reader.GetPixelID() not in _BYTES):
         raise UnsupportedFormatError(f"pixels of {components} values are no RGB or RGBA colours of 8 bits", path=path)
     return _Source(
         path,
@@ -144,44 +191,52 @@ def _axis(source: _Source, axis: str | int | None) -> int:
         return int(axis)
     if axis not in _PLANES:
         raise UnsupportedFormatError(
-            f"axis {axis!r} does not exist", path=source.path, remedy=f"use 0, 1, 2, {', '.join(_PLANES)}"
+            f"axis {axis!r} does not exist",
+            path=source.path,
+            remedy=f"use 0, 1, 2, {', '.join((*_PLANES, *FORMS))}",
         )
     return int(np.argmax(np.abs(source.directions[:, _PLANES[str(axis)]])))
 
 
-def _cutter(reader: sitk.ImageFileReader, source: _Source, across: int) -> Callable[[int], NDArray[np.uint8]]:
-    """A function from slice number to its (H, W) uint8 image."""
-    plain = reader.GetPixelID() in (sitk.sitkUInt8, sitk.sitkVectorUInt8)
+def _cutter(reader: sitk.ImageFileReader, source: _Source, across: int) -> Callable[[int], _Pixels]:
+    """A function from slice number to its (H, W) uint8 image and what gives its colours."""
+    plain = reader.GetPixelID() in _BYTES
     if plain and across == 0 and len(source.shape) == 3 and _streams(source.path):
         size = [*reader.GetSize()[:2], 0]
 
-        def read_slice(index: int) -> NDArray[np.uint8]:
+        def read_slice(index: int) -> _Pixels:
             reader.SetExtractSize(size)
             reader.SetExtractIndex([0, 0, index])
-            return _gray(sitk.GetArrayFromImage(reader.Execute()), source.components)
+            return _pixels(sitk.GetArrayFromImage(reader.Execute()), source.components)
 
         return read_slice
     with _itk_errors(source.path):
         image = reader.Execute()
-    low, high = (0.0, 255.0) if plain else _finite_range(sitk.GetArrayViewFromImage(image))
+    low, high = _range(image)
 
-    def cut(index: int) -> NDArray[np.uint8]:
+    def cut(index: int) -> _Pixels:
         # A view on ITK's own memory, so that the volume is held once; it is valid while ``image`` lives.
         volume = sitk.GetArrayViewFromImage(image)
         values = volume if len(source.shape) == 2 else np.take(volume, index, axis=across)
-        return _gray(values, source.components) if plain else linear(values, low, high)
+        return _pixels(values, source.components) if plain else (linear(values, low, high), None)
 
     return cut
 
 
-def _gray(values: NDArray[np.uint8], components: int) -> NDArray[np.uint8]:
-    return luma(values[..., :3]) if components > 1 else np.array(values, order="C")
+def _pixels(values: NDArray[np.uint8], components: int) -> _Pixels:
+    if components == 1:
+        return np.array(values, order="C"), None
+    colours = np.array(values[..., :3], order="C")
+    return luma(colours), colours.copy
 
 
-def _finite_range(volume: NDArray) -> tuple[float, float]:
-    """Minimum and maximum over finite values, slab by slab so that no second volume is made."""
+def _range(image: sitk.Image) -> tuple[float, float]:
+    """What becomes black and white: 0 and 255 of bytes, else the minimum and maximum over finite values."""
+    if image.GetPixelID() in _BYTES:
+        return 0.0, 255.0
     low, high = math.inf, -math.inf
-    for slab in volume:
+    # Slab by slab, so that no second volume is made.
+    for slab in sitk.GetArrayViewFromImage(image):
         finite = slab[np.isfinite(slab)]
         if finite.size:
             low, high = min(low, float(finite.min())), max(high, float(finite.max()))

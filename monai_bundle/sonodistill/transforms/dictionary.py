@@ -12,7 +12,6 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from sonodistill.errors import UnreadableFileError
 from sonodistill.frames import Frame, read
 from sonodistill.transforms.geometry import Size, from_output, mask_to_input, to_input
 from sonodistill.transforms.masks import common_root, mask_path, write_mask
@@ -118,7 +117,4 @@ class SaveMaskd(MapTransform):
 def _frame(source: Frame | str | Path, index: int) -> Frame:
     if isinstance(source, Frame):
         return source
-    for frame in read(Path(str(source))):
-        if frame.index == index:
-            return frame
-    raise UnreadableFileError(f"has no frame {index}", path=str(source), remedy="frames count from 0")
+    return next(read(Path(str(source)), only={index}))
