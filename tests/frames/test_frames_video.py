@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from sonodistill.errors import UnreadableFileError
 from sonodistill.frames import read
@@ -97,3 +98,27 @@ def test_real_clips(shared, name, shape, count, step):
         times.append(frame.time_ms)
     assert times == pytest.approx([step * index for index in range(count)])
     assert frame.provenance.frames == count
+
+
+def test_an_animated_gif_is_a_clip_with_its_exact_gray_levels_and_times(tmp_path):
+    pictures = [np.random.default_rng(number).integers(0, 256, (40, 52), dtype=np.uint8) for number in range(4)]
+    first, *rest = (Image.fromarray(picture) for picture in pictures)
+    first.save(tmp_path / "clip.gif", save_all=True, append_images=rest, duration=100)
+    frames = list(read(tmp_path / "clip.gif"))
+    assert [frame.time_ms for frame in frames] == [0.0, 100.0, 200.0, 300.0]
+    for frame, picture in zip(frames, pictures, strict=True):
+        np.testing.assert_array_equal(frame.image, picture)
+
+
+def test_an_mpeg_program_stream_is_a_clip(tmp_path):
+    with av.open(str(tmp_path / "clip.mpg"), "w", format="mpeg") as container:
+        stream = container.add_stream("mpeg1video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 80, 64, "yuv420p"
+        for level in (60, 120, 180):
+            picture = av.VideoFrame.from_ndarray(np.full((64, 80, 3), level, np.uint8), "rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    frames = list(read(tmp_path / "clip.mpg"))
+    assert [round(frame.time_ms) for frame in frames] == [0, 40, 80]
+    for frame, level in zip(frames, (60, 120, 180), strict=True):
+        assert abs(float(frame.image.mean()) - level) < 4

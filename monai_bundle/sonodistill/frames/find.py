@@ -11,7 +11,7 @@ from sonodistill.errors import EmptyInputError, UnreadableFileError, Unsupported
 SUFFIXES: dict[str, tuple[str, ...]] = {
     "image": (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"),
     "dicom": (".dcm", ".dicom"),
-    "video": (".mp4", ".m4v", ".mov", ".avi", ".mkv"),
+    "video": (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".gif"),
     "volume": (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"),
 }
 
@@ -26,7 +26,7 @@ _SIGNATURES: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
     ("image", lambda head: head.startswith(b"BM") and head[6:10] == bytes(4)),
     ("video", lambda head: head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide")),
     ("video", lambda head: head.startswith(b"RIFF") and head[8:12] == b"AVI "),
-    ("video", lambda head: head.startswith(b"\x1a\x45\xdf\xa3")),
+    ("video", lambda head: head.startswith((b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba", b"GIF87a", b"GIF89a"))),
     ("volume", lambda head: head.startswith((b"NRRD000", b"ObjectType =", b"NDims ="))),
     ("volume", lambda head: head[344:348] in (b"n+1\x00", b"ni1\x00")),
 )
@@ -93,7 +93,7 @@ def find_files(path: str | Path) -> list[Path]:
         raise EmptyInputError(
             "the folder holds no readable file",
             path=root,
-            remedy="point at a folder of DICOM, image (PNG, JPEG, BMP, TIFF), video (MP4, AVI, MOV, MKV) "
+            remedy="point at a folder of DICOM, image (PNG, JPEG, BMP, TIFF), video (MP4, AVI, MOV, MKV, WebM, MPEG, GIF) "
             "or volume (NIfTI, NRRD, MHA) files",
         )
     return sorted(found)
