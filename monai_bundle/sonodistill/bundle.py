@@ -100,7 +100,7 @@ def preflight(**paths: str | Sequence[str]) -> None:
             _refuse_unknown(parser.get())
         for setting, given in paths.items():
             for path in [given] if isinstance(given, str) else given:
-                _check_path(setting, Path(path))
+                _check_path(setting, path)
 
 
 def report_skipped(skipped: Sequence[tuple[Path, str]]) -> None:
@@ -150,7 +150,10 @@ def _references(node: Any) -> Iterator[str]:
         yield from _REFERENCE.findall(node)
 
 
-def _check_path(setting: str, path: Path) -> None:
+def _check_path(setting: str, name: str | Path) -> None:
+    if "://" in str(name):  # object storage, which whoever opens it will check
+        return
+    path = Path(name)
     remedy = f"give your data: --{setting} /path/to/data"
     if not path.exists():
         raise DatasetError(f"--{setting} does not exist", path=path, remedy=remedy)

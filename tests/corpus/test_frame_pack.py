@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -12,9 +14,11 @@ from pydicom import examples
 from typer.testing import CliRunner
 
 from sonodistill import frames
-from sonodistill.errors import EmptyInputError, UnreadableFileError
+from sonodistill.errors import DatasetError, EmptyInputError, UnreadableFileError
 from sonodistill.frames.commands import app as frames_app
-from sonodistill_training.corpus.pack import FramePack, build_pack, shrink
+from sonodistill_training.corpus.manifest import FRAME_COLUMNS, MANIFEST, table, write_table
+from sonodistill_training.corpus.pack import SHARD, build_pack, open_corpus, shrink
+from sonodistill_training.corpus.shards import Corpus
 
 
 @pytest.fixture
@@ -34,12 +38,23 @@ def test_every_frame_of_every_file_is_packed_in_order(folder, tmp_path):
     assert {min(image.shape) for image in expected} == {100}
 
 
-def test_the_index_says_where_each_frame_comes_from(folder, tmp_path):
+def test_the_manifest_says_which_frame_of_its_source_each_one_is(folder, tmp_path):
     build_pack([folder], tmp_path / "pack")
-    rows = pq.read_table(tmp_path / "pack" / "frames.parquet").to_pylist()
-    cine = [row for row in rows if row["source"].endswith(examples.get_path("ybr_color").name)]
+    rows = pq.read_table(tmp_path / "pack" / MANIFEST).to_pylist()
+    sources = [row["source"] for row in rows]
+    cine = [row for row in rows if sources.count(row["source"]) == 30]
     assert [row["frame"] for row in cine] == list(range(30))
     assert (cine[0]["source_height"], cine[0]["source_width"]) == (240, 320)
+    assert len({row["id"] for row in rows}) == 32
+
+
+def test_no_path_of_a_source_is_stored(folder, tmp_path):
+    (folder / "MEIER_ANNA.png").write_bytes(b"")
+    Image.new("L", (64, 64), 9).save(folder / "SCHULZE_BERT.png")
+    build_pack([folder], tmp_path / "pack")
+    manifest = pq.read_table(tmp_path / "pack" / MANIFEST)
+    stored = repr(manifest.to_pylist()) + repr(manifest.schema.metadata)
+    assert not re.search("MEIER|SCHULZE", stored) and str(folder) not in stored
 
 
 def test_a_bad_file_is_skipped_with_its_reason_also_when_the_pack_is_used_again(folder, tmp_path):
@@ -52,9 +67,9 @@ def test_a_bad_file_is_skipped_with_its_reason_also_when_the_pack_is_used_again(
 
 def test_unchanged_sources_are_not_read_again_and_changed_ones_are(folder, tmp_path):
     first, _ = build_pack([folder], tmp_path / "pack")
-    stamp = (tmp_path / "pack" / "frames.bin").stat().st_mtime_ns
+    stamp = (tmp_path / "pack" / SHARD).stat().st_mtime_ns
     build_pack([folder], tmp_path / "pack")
-    assert (tmp_path / "pack" / "frames.bin").stat().st_mtime_ns == stamp
+    assert (tmp_path / "pack" / SHARD).stat().st_mtime_ns == stamp
     Image.new("L", (64, 64), 9).save(folder / "more.png")
     second, _ = build_pack([folder], tmp_path / "pack")
     assert len(second) == len(first) + 1 and second.sha256 != first.sha256
@@ -68,15 +83,49 @@ def test_only_bad_files_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(EmptyInputError):
         build_pack([tmp_path / "a.png"], tmp_path / "pack")
-    assert not (tmp_path / "pack" / "frames.parquet").exists()
+    assert not (tmp_path / "pack" / MANIFEST).exists()
 
 
 def test_a_shortened_pack_is_refused(folder, tmp_path):
     build_pack([folder], tmp_path / "pack")
-    data = (tmp_path / "pack" / "frames.bin").read_bytes()
-    (tmp_path / "pack" / "frames.bin").write_bytes(data[:-1])
-    with pytest.raises(UnreadableFileError, match="bytes"):
-        FramePack(tmp_path / "pack")
+    data = (tmp_path / "pack" / SHARD).read_bytes()
+    (tmp_path / "pack" / SHARD).write_bytes(data[:-1])
+    with pytest.raises(UnreadableFileError, match="not whole"):
+        Corpus(tmp_path / "pack")
+
+
+def test_a_pack_of_the_first_release_is_refused_by_name(tmp_path):
+    pq.write_table(
+        pa.table({"offset": [0]}).replace_schema_metadata({"schema_version": "1"}), tmp_path / "frames.parquet"
+    )
+    (tmp_path / "frames.bin").write_bytes(b"\0")
+    with pytest.raises(UnreadableFileError, match="version 1; this release reads 2(.|\n)*sonodistill pack"):
+        open_corpus(tmp_path, tmp_path / "out")
+
+
+def test_a_pack_of_the_first_release_is_replaced_where_a_new_one_is_made(folder, tmp_path):
+    out = tmp_path / "pack"
+    out.mkdir()
+    for name in ("frames.parquet", "frames.bin"):
+        (out / name).write_bytes(b"old")
+    assert len(open_corpus(folder, out)) == 32
+    assert sorted(path.name for path in out.iterdir() if path.name[0] != ".") == [MANIFEST, "shards"]
+
+
+def test_a_corpus_that_was_built_another_way_is_not_packed_over(folder, tmp_path):
+    build_pack([folder], tmp_path / "pack")
+    rows = pq.read_table(tmp_path / "pack" / MANIFEST).to_pylist()
+    write_table(tmp_path / "pack" / MANIFEST, table(rows, FRAME_COLUMNS), {"sha256": "", "short_side": "256"})
+    with pytest.raises(DatasetError, match="no pack"):
+        build_pack([folder], tmp_path / "pack")
+    assert len(Corpus(tmp_path / "pack")) == 32
+
+
+def test_a_corpus_is_opened_where_it_lies(folder, tmp_path):
+    build_pack([folder], tmp_path / "pack")
+    assert open_corpus(str(tmp_path / "pack"), tmp_path / "out").location == str(tmp_path / "pack")
+    assert open_corpus((tmp_path / "pack").as_uri(), tmp_path / "out").streamed
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_an_index_gives_its_images_and_not_its_masks(shared, tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sonodistill_training.quickstart.charts import line_chart, log_ticks, ticks
-from sonodistill_training.quickstart.drawing import FOUND_RGB, TRUTH_RGB, outlined
+from sonodistill_training.report.drawing import FOUND_RGB, TRUTH_RGB, outlined
 from sonodistill_training.quickstart.report import Cine, Curve, Picture, Report, Source, Stage, write_report
 
 VOID = {"meta", "img", "br", "input", "link", "hr"}

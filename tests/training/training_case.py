@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sonodistill.networks.encoder import Encoder
-from sonodistill_training.distill.data import PackViews
+from sonodistill_training.distill.data import CorpusViews
 from sonodistill_training.distill.method import Distillation
 from sonodistill_training.distill.teacher import load_teacher
 from sonodistill_training.loop import Loop
@@ -38,7 +38,7 @@ def make_loop(output_dir, student="resnet18", use_mixup=True, **settings) -> Loo
     teacher = load_teacher("vit_tiny_patch16_224", random=True, input_size=64)
     method = Distillation(teacher, Encoder(student), use_mixup=use_mixup)
     defaults = {"max_steps": 8, "batch_size": 7, "learning_rate": 1e-3, "checkpoint_steps": 5, "log_steps": 1}
-    return Loop(method, PackViews(Frames(), 64), output_dir, device="cpu", **{**defaults, **settings})
+    return Loop(method, CorpusViews(Frames(), 64), output_dir, device="cpu", **{**defaults, **settings})
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def pack(
 
 
 def distill(
-    data: Annotated[list[Path], typer.Argument(help="Ultrasound files, folders of them, or a frame pack.")],
+    data: Annotated[list[str], typer.Argument(help="A corpus (folder, or s3:// and the like), or ultrasound files.")],
     out: Annotated[Path, typer.Option(help="Where the student, the log and the checkpoint go.")],
     student: Annotated[str, typer.Option(help="Any timm encoder.")] = "resnet50",
     teacher: Annotated[

@@ -173,12 +173,15 @@ class Loop:
                 network, device_ids=[place.device.index] if place.device.type == "cuda" else None
             )
         samples = len(self.dataset)  # type: ignore[arg-type]
-        order = EndlessShuffle(samples, settings.seed)
+        # A data set may know its order, its way of collating, and how its workers have to be started.
+        order = getattr(self.dataset, "order", lambda seed: EndlessShuffle(samples, seed))(settings.seed)
         batches = StepBatches(order, local_batch, start, self.total_steps, place.rank, place.size)
         loader = DataLoader(
             self.dataset,
             batch_sampler=batches,
+            collate_fn=getattr(self.dataset, "collate", None),
             num_workers=settings.workers,
+            multiprocessing_context=getattr(self.dataset, "start_method", None) if settings.workers else None,
             pin_memory=place.device.type == "cuda",
         )
         bf16 = use_bf16(settings.precision, place.device)
@@ -237,13 +240,18 @@ class Loop:
     def _identity(self) -> dict[str, Any]:
         """What must not change between a checkpoint and the training that goes on from it."""
         settings = self.settings
-        return self.method.identity() | {
-            "samples": len(self.dataset),  # type: ignore[arg-type]
-            "batch_size": settings.batch_size,
-            "seed": settings.seed,
-            "total_steps": self.total_steps,
-            "learning_rate": settings.learning_rate,
-        }
+        of_data = self.dataset.identity() if hasattr(self.dataset, "identity") else {}
+        return (
+            self.method.identity()
+            | of_data
+            | {
+                "samples": len(self.dataset),  # type: ignore[arg-type]
+                "batch_size": settings.batch_size,
+                "seed": settings.seed,
+                "total_steps": self.total_steps,
+                "learning_rate": settings.learning_rate,
+            }
+        )
 
     def _save(self, optimizer: torch.optim.Optimizer, step: int) -> None:
         state = {

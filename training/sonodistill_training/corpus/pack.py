@@ -1,4 +1,4 @@
-"""Any ultrasound files -> one memory-mapped pack of gray frames that a single core can feed to a training."""
+"""The quick way to a corpus: every frame of any ultrasound files, shrunk and stored as it is, without screening."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock
 from numpy.typing import NDArray
 from rich.progress import Progress
 
 from sonodistill import frames
-from sonodistill.errors import EmptyInputError, SonoDistillError, UnreadableFileError
-from sonodistill.files import atomic_path
+from sonodistill.errors import DatasetError, EmptyInputError, SonoDistillError, UnreadableFileError
+from sonodistill.frames import Frame
 from sonodistill_training.corpus.labelled import INDEX as LABELS
 from sonodistill_training.corpus.labelled import read_labelled
+from sonodistill_training.corpus.manifest import FRAME_COLUMNS, KEPT, MANIFEST, SCHEMA_VERSION, table, write_table
+from sonodistill_training.corpus.shards import FIRST_VERSION, SHARDS, Corpus, ShardWriter
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
-FRAMES, INDEX = "frames.bin", "frames.parquet"
+SHARD = f"{SHARDS}/frames.arrow"
 SMALLEST_SIDE = 32
 
 
@@ -36,51 +36,6 @@ class Skipped:
 
     path: Path
     reason: str
-
-
-class FramePack:
-    """Frames of different sizes in one file: ``frames.bin`` (uint8, one after the other) and ``frames.parquet``.
-
-    The index has a row a frame: source, frame, offset, height, width, source_height, source_width.
-    ``pack[i]`` is a read-only (H, W) uint8 view, nothing is decoded or copied.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        index = self.folder / INDEX
-        if not index.is_file():
-            raise EmptyInputError("not a frame pack", path=self.folder, remedy="build one with `sonodistill pack`")
-        table = pq.read_table(index)
-        header = table.schema.metadata or {}
-        version = int(header.get(b"schema_version", b"0"))
-        if version != SCHEMA_VERSION:
-            raise UnreadableFileError(
-                f"frame pack of version {version}; this release reads {SCHEMA_VERSION}",
-                path=index,
-                remedy="build the pack anew with `sonodistill pack`",
-            )
-        self.table = table
-        self.sha256 = header[b"sha256"].decode()
-        self.short_side = int(header[b"short_side"])
-        self.sources_key = header[b"sources_key"].decode()
-        self._offsets = table["offset"].to_numpy()
-        self._shapes = np.stack([table["height"].to_numpy(), table["width"].to_numpy()], axis=1)
-        expected = int(self._offsets[-1] + self._shapes[-1].prod())
-        found = (self.folder / FRAMES).stat().st_size
-        if found != expected:
-            raise UnreadableFileError(
-                f"{FRAMES} has {found} bytes where the index needs {expected}",
-                path=self.folder,
-                remedy="build the pack anew with `sonodistill pack`",
-            )
-        self._bytes = np.memmap(self.folder / FRAMES, dtype=np.uint8, mode="r")
-
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        offset, (height, width) = self._offsets[index], self._shapes[index]
-        return self._bytes[offset : offset + height * width].reshape(height, width)
 
 
 def shrink(image: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
@@ -116,7 +71,7 @@ def build_pack(
     *,
     short_side: int = 256,
     on_file: Callable[[int, int], None] | None = None,
-) -> tuple[FramePack, list[Skipped]]:
+) -> tuple[Corpus, list[Skipped]]:
     """Read every frame under ``sources`` once, shrink it and append it to the pack in ``out``.
 
     A pack built from the same unchanged files with the same ``short_side`` is used as it is. Files that cannot be
@@ -128,46 +83,32 @@ def build_pack(
 
     Raises:
         EmptyInputError: not one frame could be read.
+        DatasetError: ``out`` holds a corpus that was built another way.
     """
     out = Path(out)
     files = find_sources(sources)
     key = _sources_key(files, short_side)
-    if (out / INDEX).is_file():
-        pack = FramePack(out)
-        if pack.sources_key == key:
-            return pack, _read_skipped(pack.table)
+    if (out / MANIFEST).is_file():
+        corpus = Corpus(out)
+        if "sources_key" not in corpus.header:
+            raise DatasetError("holds a corpus that is no pack", path=out, remedy="name another --out folder")
+        if corpus.header["sources_key"] == key:
+            return corpus, _stored_skipped(corpus.header["skipped"], files)
         logger.info("the sources of %s have changed: building it anew", out)
-        (out / INDEX).unlink()
-    rows: list[dict[str, object]] = []
+        (out / MANIFEST).unlink()
+    rows: list[dict[str, Any]] = []
     skipped: list[Skipped] = []
-    digest, offset = hashlib.sha256(), 0
-    with atomic_path(out / FRAMES) as temporary:
-        with temporary.open("wb") as stream:
-            for done, file in enumerate(files):
-                try:
-                    for frame in frames.read(file):
-                        if min(frame.image.shape) < SMALLEST_SIDE:
-                            raise UnreadableFileError(f"smaller than {SMALLEST_SIDE} pixels", path=file)
-                        image = shrink(frame.image, short_side)
-                        data = np.ascontiguousarray(image).tobytes()
-                        stream.write(data)
-                        digest.update(repr(image.shape).encode() + data)
-                        rows.append(
-                            {
-                                "source": str(file),
-                                "frame": frame.index,
-                                "offset": offset,
-                                "height": image.shape[0],
-                                "width": image.shape[1],
-                                "source_height": frame.image.shape[0],
-                                "source_width": frame.image.shape[1],
-                            }
-                        )
-                        offset += len(data)
-                except SonoDistillError as error:
-                    skipped.append(Skipped(file, error.message))
-                if on_file:
-                    on_file(done + 1, len(files))
+    digest = hashlib.sha256()
+    with ShardWriter(out / SHARD) as shard:
+        for done, file in enumerate(files, 1):
+            try:
+                for frame in frames.read(file):
+                    rows.append(_append(shard, file, frame, short_side, digest))
+                    shard.mark()
+            except SonoDistillError as error:
+                skipped.append(Skipped(file, error.message))
+            if on_file:
+                on_file(done, len(files))
         if not rows:
             raise EmptyInputError(
                 f"none of {len(files)} files gave a frame; the first: {skipped[0].reason}",
@@ -175,36 +116,64 @@ def build_pack(
                 remedy="see `sonodistill frames info` on one of them",
             )
     header = {
-        "schema_version": str(SCHEMA_VERSION),
         "sha256": digest.hexdigest(),
         "short_side": str(short_side),
         "sources_key": key,
-        "skipped": json.dumps([[str(item.path), item.reason] for item in skipped]),
+        "skipped": json.dumps([[source_name(item.path), item.reason] for item in skipped]),
     }
-    with atomic_path(out / INDEX) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(header), temporary)
-    return FramePack(out), skipped
+    write_table(out / MANIFEST, table(rows, FRAME_COLUMNS), header)
+    for name in FIRST_VERSION:  # of the pack that this one replaces
+        (out / name).unlink(missing_ok=True)
+    return Corpus(out), skipped
 
 
-def open_corpus(sources: str | Path | Sequence[str | Path], out: str | Path, short_side: int = 256) -> FramePack:
+def source_name(file: Path) -> str:
+    """16 hex digits for a file's full path. Whoever can guess the path can check the guess; nobody reads it."""
+    return hashlib.sha256(str(file.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _append(shard: ShardWriter, file: Path, frame: Frame, short_side: int, digest: hashlib._Hash) -> dict[str, Any]:
+    """Store a frame; returns its row of the manifest."""
+    if min(frame.image.shape) < SMALLEST_SIDE:
+        raise UnreadableFileError(f"smaller than {SMALLEST_SIDE} pixels", path=file)
+    image = shrink(frame.image, short_side)
+    digest.update(repr(image.shape).encode() + image.tobytes())
+    source = source_name(file)
+    return {
+        "id": f"{source}-{frame.index}",
+        "dataset": "local",
+        "source": source,
+        "frame": frame.index,
+        "time_ms": frame.time_ms,
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "source_height": frame.image.shape[0],
+        "source_width": frame.image.shape[1],
+        "status": KEPT,
+        "shard": SHARD,
+        "row": shard.append(image),
+    }
+
+
+def open_corpus(sources: str | Path | Sequence[str | Path], out: str | Path, short_side: int = 256) -> Corpus:
     """The pack that ``sources`` already is, or the one in ``out``, built with a progress bar if need be.
 
     Safe under torchrun: one process builds, the others wait. Skipped files are logged as warnings.
     """
     listed = [sources] if isinstance(sources, (str, Path)) else list(sources)
-    if len(listed) == 1 and (Path(listed[0]) / INDEX).is_file():
-        return FramePack(listed[0])
+    if len(listed) == 1 and is_corpus(listed[0]):
+        return Corpus(listed[0])
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"), Progress() as progress:
         task = progress.add_task("packing frames", total=None)
-        pack, skipped = build_pack(
+        corpus, skipped = build_pack(
             listed, out, short_side=short_side, on_file=lambda n, total: progress.update(task, completed=n, total=total)
         )
     for item in skipped:
         logger.warning("skipped %s: %s", item.path, item.reason)
-    logger.info("%d frames in %s", len(pack), out)
-    return pack
+    logger.info("%d frames in %s", len(corpus), out)
+    return corpus
 
 
 def _sources_key(files: Sequence[Path], short_side: int) -> str:
@@ -215,5 +184,11 @@ def _sources_key(files: Sequence[Path], short_side: int) -> str:
     return digest.hexdigest()
 
 
-def _read_skipped(table: pa.Table) -> list[Skipped]:
-    return [Skipped(Path(path), reason) for path, reason in json.loads(table.schema.metadata[b"skipped"])]
+def is_corpus(source: str | Path) -> bool:
+    """Whether frames are read from it as they are: a URI, or a folder with a manifest (also one of an old release)."""
+    return "://" in str(source) or any((Path(source) / name).is_file() for name in (MANIFEST, FIRST_VERSION[0]))
+
+
+def _stored_skipped(stored: str, files: Sequence[Path]) -> list[Skipped]:
+    names = {source_name(file): file for file in files}
+    return [Skipped(names[name], reason) for name, reason in json.loads(stored)]

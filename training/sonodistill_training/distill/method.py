@@ -13,7 +13,7 @@ from torch.nn import functional
 from sonodistill import __version__
 from sonodistill.networks.encoder import Encoder
 from sonodistill.weights import WeightsInfo, save_weights
-from sonodistill_training.distill.augment import gaussian_blur, mixup
+from sonodistill_training.distill.augment import finish, mixup
 from sonodistill_training.distill.objective import token_mse
 from sonodistill_training.distill.teacher import Teacher
 
@@ -97,8 +97,8 @@ class Distillation:
         self.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def step(self, network: nn.Module, batch: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Losses for ``image`` (B, 1, H, W) uint8 and ``blur`` (B,) pixels."""
-        images = gaussian_blur(batch["image"].float() / 255, batch["blur"])
+        """Losses for ``image`` (B, 1, H, W) uint8, ``blur`` (B,) pixels and, where it is on, ``intensity`` (B, 3)."""
+        images = finish(batch)
         if self.use_mixup:
             images = mixup(images, torch.Generator().manual_seed(self.seed * 1_000_003 + step))
         with torch.no_grad():

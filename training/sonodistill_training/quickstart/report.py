@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from sonodistill.files import write_text
 from sonodistill_training.quickstart.charts import line_chart, number
-from sonodistill_training.quickstart.drawing import FOUND_RGB, TRUTH_RGB, dice, jpeg_uri, outlined, png_uri
-from sonodistill_training.quickstart.page import page
+from sonodistill_training.report.drawing import FOUND_RGB, TRUTH_RGB, dice, jpeg_uri, outlined, png_uri
+from sonodistill_training.report.page import page
 
 KINDS = ("real", "simulated")
 INTRODUCTION = (

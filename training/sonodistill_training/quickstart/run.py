@@ -16,9 +16,10 @@ from sonodistill.errors import SonoDistillError
 from sonodistill.files import write_text
 from sonodistill.networks.encoder import Encoder
 from sonodistill.networks.precision import use_bf16
-from sonodistill_training.corpus.pack import FramePack, build_pack
+from sonodistill_training.corpus.pack import build_pack
+from sonodistill_training.corpus.shards import Corpus
 from sonodistill_training.corpus.simulator import write_simulated
-from sonodistill_training.distill.data import PackViews
+from sonodistill_training.distill.data import CorpusViews
 from sonodistill_training.distill.method import Distillation
 from sonodistill_training.distill.offline import OFFLINE_TEACHER, fetch_offline_teacher
 from sonodistill_training.distill.teacher import load_teacher
@@ -101,9 +102,9 @@ class QuickStart:
         method = Distillation(teacher, Encoder(options.student))
         device = pick_device()
         method.to(device)
-        views = PackViews(FramePack(self.folder / "corpus"), options.distill_size)
-        samples = [views[(i, i % len(views))] for i in range(options.batch_size)]
-        batch = {name: torch.stack([sample[name] for sample in samples]).to(device) for name in samples[0]}
+        views = CorpusViews(Corpus(self.folder / "corpus"), options.distill_size)
+        positions = [(i, i % len(views)) for i in range(options.batch_size)]
+        batch = {name: values.to(device) for name, values in views.__getitems__(positions).items()}
         seconds = []
         for _ in range(3):
             began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The report's page: its style sheet, its few lines of script, and the frame around the sections."""
+"""The page of a report: its style sheet, its few lines of script, and the frame around the sections."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ a { color: var(--accent); }
 .frames .card { padding: 10px; }
 .frames figcaption { padding: 0 4px 4px; }
 .frames { grid-template-columns: repeat(auto-fill, minmax(min(230px, 100%), 1fr)); }
+.sheet { display: grid; gap: 8px; grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)); align-items: start; }
+.sheet.pairs { grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); }
+.sheet figcaption { font-size: .72rem; margin-top: .2em; line-height: 1.3; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; align-items: center; }
 .scroll { overflow-x: auto; padding: 6px 18px; }
 .scroll table { min-width: 620px; }
 .scroll.narrow { padding: 0; }

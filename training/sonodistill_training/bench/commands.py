@@ -1,0 +1,61 @@
+"""Command line of the benchmarks: each prints a table, or with --json one JSON object as its last line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True, rich_markup_mode=None)
+
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+_Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+
+
+@app.callback()
+def _group() -> None:
+    """Measure speed on this machine."""
+
+
+@app.command()
+def loader(
+    corpus: Annotated[
+        Optional[Path],  # noqa: UP045 - Typer reads annotations at run time on Python 3.10
+        typer.Option(exists=True, help="A corpus, or ultrasound files to make one of; simulated when not given."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="The median of so many counts.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Views a batch.")] = 256,
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """Augmented views a second that one core makes from shards, beside MONAI's dictionary transforms on PNG files.
+
+    Example: sonodistill bench loader --json
+    """
+    from sonodistill_training.bench.loader import bench_loader
+    from sonodistill_training.bench.report import show
+
+    show(bench_loader(corpus, rounds=rounds, batch_size=batch_size, seed=seed), as_json)
+
+
+@app.command()
+def shards(
+    corpus: Annotated[Path, typer.Argument(exists=True, help="A corpus, whose frames are written in each format.")],
+    count: Annotated[int, typer.Option(min=1, help="Frames.")] = 1024,
+    rounds: Annotated[int, typer.Option(min=1, help="The median of so many counts.")] = 3,
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """Size and speed of the formats that a corpus could be kept in (those that are installed).
+
+    Example: sonodistill bench shards frames.pack
+    """
+    from sonodistill_training.bench.formats import bench_formats
+    from sonodistill_training.bench.report import show
+
+    show(bench_formats(corpus, count=count, rounds=rounds, seed=seed), as_json)
+
+
+if __name__ == "__main__":
+    app()
