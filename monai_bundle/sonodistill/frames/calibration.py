@@ -98,12 +98,12 @@ def _why_not_used(item: Dataset) -> str | None:
     spatial, data_type = item.get("RegionSpatialFormat"), item.get("RegionDataType")
     if spatial != _FORMAT_2D:
         names = {"2": "is M-mode", "3": "is spectral", "4": "is a waveform", "5": "is graphics"}
-        return names.get(str(spatial), f"has spatial format {spatial}")
+        return names.get(str(spatial), f"has spatial format {_number(spatial)}")
     if data_type not in _IMAGE_DATA_TYPES:
-        return f"has data type {data_type}, neither tissue nor colour flow"
+        return f"has data type {_number(data_type)}, neither tissue nor colour flow"
     units = item.get("PhysicalUnitsXDirection"), item.get("PhysicalUnitsYDirection")
     if units != (_UNITS_CM, _UNITS_CM):
-        return f"is not in centimetres (units {units[0]}, {units[1]})"
+        return f"is not in centimetres (units {_number(units[0])}, {_number(units[1])})"
     return None
 
 
@@ -111,7 +111,7 @@ def _calibrated(item: Dataset, number: int, rows: int, columns: int) -> _Region:
     def value(keyword: str) -> float:
         try:
             return float(item.get(keyword))  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise _RefusedError(f"region {number} has no valid {keyword}") from None
 
     spacing = (abs(value("PhysicalDeltaY")) * _MM_PER_CM, abs(value("PhysicalDeltaX")) * _MM_PER_CM)
@@ -145,6 +145,11 @@ def _why_none(ds: Dataset, skipped: list[str]) -> str:
 def _agree(one: _Region, other: _Region) -> bool:
     pairs = zip(one.mm_per_pixel, other.mm_per_pixel, strict=True)
     return all(math.isclose(a, b, rel_tol=_AGREEMENT) for a, b in pairs)
+
+
+def _number(value: object) -> str:
+    """The value as it stands, unless a damaged header made it text, which is not quoted."""
+    return str(value) if isinstance(value, (int, float, type(None))) else "unreadable"
 
 
 def _text(spacing: tuple[float, float]) -> str:

@@ -103,7 +103,7 @@ def frame_times(ds: Dataset, frames: int) -> tuple[list[float] | None, str | Non
 def _positive(value: Any) -> bool:
     try:
         return math.isfinite(float(value)) and float(value) > 0
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 

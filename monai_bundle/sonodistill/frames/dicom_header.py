@@ -15,8 +15,8 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
 from sonodistill.errors import UnreadableFileError, UnsupportedFormatError
+from sonodistill.frames.bounds import check_size
 
-_MAX_SIDE = 16384
 _MAX_FRAMES = 1 << 20
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
@@ -154,8 +154,7 @@ def _checked(ds: Dataset, path: Path, *, video: bool) -> dict[str, Any]:
     allocated = _integer(ds, "BitsAllocated", path)
     stored = _integer(ds, "BitsStored", path, default=allocated)
     photometric = str(ds.get("PhotometricInterpretation", ""))[:16]
-    if not (1 <= rows <= _MAX_SIDE and 1 <= columns <= _MAX_SIDE):
-        raise UnreadableFileError(f"the header states {rows} rows and {columns} columns", path=path)
+    check_size(rows, columns, path)
     if not 1 <= frames <= _MAX_FRAMES:
         raise UnreadableFileError(f"the header states {frames} frames", path=path)
     if allocated not in (8, 16) or not 1 <= stored <= allocated:
@@ -191,7 +190,7 @@ def _integer(ds: Dataset, keyword: str, path: Path, *, default: int | None = Non
         return default
     try:
         return int(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UnreadableFileError(f"{keyword} is not a number", path=path) from error
 
 
@@ -238,7 +237,7 @@ def _check_fragments(
     file.seek(offset)
     try:
         offsets = parse_basic_offsets(file)
-        fragments, _ = parse_fragments(file)
+        fragments, starts = parse_fragments(file)
     except (ValueError, struct.error, OSError, MemoryError) as error:
         raise UnreadableFileError(f"the encapsulated pixel data are malformed: {_short(error)}", path=path) from error
     frames = header["frames"]
@@ -247,6 +246,13 @@ def _check_fragments(
             f"the file is truncated: the header promises {frames} frames, the file holds {fragments} fragments",
             path=path,
             remedy="fetch it again",
+        )
+    file.seek(starts[-1] + 4)
+    last = int.from_bytes(file.read(4), "little")
+    # CharLS, for one, looks for the end of a picture that has none for minutes.
+    if (held := _remaining(file, starts[-1] + 8)) < last:
+        raise UnreadableFileError(
+            f"the file is truncated: its last fragment has {held} of {last} bytes", path=path, remedy="fetch it again"
         )
     if not video and offsets and len(offsets) != frames:
         raise UnreadableFileError(

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut
@@ -25,7 +25,10 @@ _RGB_IDS = ([82, 71, 66], [114, 103, 98])
 
 def jpeg_pixels(data: bytes, header: Header) -> Pixels:
     """A baseline JPEG: where it stores YCbCr only the Y is decoded, four times as fast as RGB; colours on demand."""
-    image = Image.open(io.BytesIO(data), formats=("JPEG",))
+    try:
+        image = Image.open(io.BytesIO(data), formats=("JPEG",))
+    except UnidentifiedImageError:
+        raise ValueError("it is no JPEG image") from None  # Pillow's message is an address in memory
     if image.size != (header.columns, header.rows):
         raise ValueError(
             f"its JPEG is {image.size[1]} x {image.size[0]}, the header states {header.rows} x {header.columns}"

@@ -93,8 +93,8 @@ def find_files(path: str | Path) -> list[Path]:
         raise EmptyInputError(
             "the folder holds no readable file",
             path=root,
-            remedy="point at a folder of DICOM, image (PNG, JPEG, BMP, TIFF), video (MP4, AVI, MOV, MKV, WebM, MPEG, GIF) "
-            "or volume (NIfTI, NRRD, MHA) files",
+            remedy="point at a folder of DICOM, image (PNG, JPEG, BMP, TIFF), video (MP4, AVI, MOV, MKV, WebM, MPEG, "
+            "GIF) or volume (NIfTI, NRRD, MHA) files",
         )
     return sorted(found)
 

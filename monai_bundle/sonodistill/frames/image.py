@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sonodistill.errors import SonoDistillError, UnreadableFileError, UnsupportedFormatError
+from sonodistill.frames.bounds import check_size
 from sonodistill.frames.frame import Calibration, Frame, Provenance
 from sonodistill.frames.gray import full_range_16
 from sonodistill.frames.selection import selected
@@ -37,6 +38,7 @@ def read_image(path: Path, *, only: Collection[int] | None = None) -> Iterator[F
             for index in selected(only, count, path):
                 if index:
                     image.seek(index)
+                check_size(image.height, image.width, path)
                 pixels, colour = _decoded(image, path)
                 yield Frame(pixels, index, None, _UNCALIBRATED, provenance, colour)
     except UnidentifiedImageError as error:

@@ -30,7 +30,7 @@ def _region(item: Dataset, rows: int, columns: int) -> dict[str, Any] | None:
     try:
         top, left, bottom, right = (int(item.get(bound)) for bound in _BOUNDS)  # type: ignore[arg-type]
         kind, data_type = int(item.RegionSpatialFormat), int(item.RegionDataType)
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         return None
     if not (0 <= left < right <= columns and 0 <= top < bottom <= rows):
         return None

@@ -17,9 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonodistill.errors import UnreadableFileError, UnsupportedFormatError
+from sonodistill.frames.bounds import check_size
 from sonodistill.frames.frame import Calibration, Frame, Provenance
 from sonodistill.frames.selection import check_held
 
+# FFmpeg would also open what it takes for a playlist, which names other files and addresses. These hold their frames
+# themselves: the containers of ``find.SUFFIXES`` and the bare streams of DICOM.
+_SELF_CONTAINED = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,h264,hevc,gif",
+    "protocol_whitelist": "file",
+}
 _UNCALIBRATED = Calibration(None, note="video container carries no physical scale")
 
 
@@ -59,9 +66,9 @@ def decode_stream(stream: BinaryIO, path: Path, only: Collection[int] | None = N
 def _open(source: str | BinaryIO, path: Path) -> av.container.InputContainer:
     """The opened container, which holds a video stream that can be decoded."""
     try:
-        container = av.open(source, mode="r")
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise UnreadableFileError(f"the video cannot be opened: {error}", path=path) from error
+        container = av.open(source, mode="r", options=_SELF_CONTAINED)
+    except (av.FFmpegError, OSError, ValueError, MemoryError, ArithmeticError) as error:
+        raise UnreadableFileError(f"the video cannot be opened: {_short(error)}", path=path) from error
     if not container.streams.video:
         container.close()
         raise UnreadableFileError("the file holds no video stream", path=path)
@@ -69,7 +76,20 @@ def _open(source: str | BinaryIO, path: Path) -> av.container.InputContainer:
     if container.streams.video[0].codec_context is None:
         container.close()
         raise UnsupportedFormatError("the codec of the video is unknown", path=path, remedy="convert it to H.264")
+    seen = container.streams.video[0].codec_context
+    # Some containers leave it to their first frame to state the size.
+    if seen.width or seen.height:
+        try:
+            check_size(seen.height, seen.width, path)
+        except UnreadableFileError:
+            container.close()
+            raise
     return container
+
+
+def _short(error: BaseException) -> str:
+    """What FFmpeg says, without the number of the error and the name of the file."""
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)[:200]
 
 
 def _decode(container: av.container.InputContainer, path: Path, only: Collection[int] | None) -> Iterator[Picture]:
@@ -79,6 +99,7 @@ def _decode(container: av.container.InputContainer, path: Path, only: Collection
     count, start = 0, None
     try:
         for frame in container.decode(video=0):
+            check_size(frame.height, frame.width, path)
             start = frame.time if start is None else start
             if wanted is None or count in wanted:
                 time_ms = None if frame.time is None or start is None else 1000.0 * (frame.time - start)
@@ -87,8 +108,8 @@ def _decode(container: av.container.InputContainer, path: Path, only: Collection
             count += 1
             if wanted is not None and count > max(wanted):
                 break
-    except (av.FFmpegError, ValueError, MemoryError) as error:
-        raise UnreadableFileError(f"frame {count + 1} cannot be decoded: {error}", path=path) from error
+    except (av.FFmpegError, OSError, ValueError, MemoryError, ArithmeticError) as error:
+        raise UnreadableFileError(f"frame {count + 1} cannot be decoded: {_short(error)}", path=path) from error
     if count == 0:
         raise UnreadableFileError("the video holds no frame", path=path)
     check_held(wanted or (), count, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import math
+import re
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from sonodistill.errors import UnreadableFileError, UnsupportedFormatError
+from sonodistill.frames.bounds import check_size
 from sonodistill.frames.cut import FORMS, bare, cut_of, is_cut, sample
+from sonodistill.frames.detached import check_stays_in_folder
 from sonodistill.frames.frame import Calibration, Frame, Provenance
 from sonodistill.frames.gray import linear, luma
 from sonodistill.frames.selection import selected
@@ -29,7 +32,9 @@ _BYTES = (sitk.sitkUInt8, sitk.sitkVectorUInt8)
 _KINDS = tuple(f"NRRD_kinds[{axis}]" for axis in range(3))
 _HEAD = 4096
 _GZIP = b"\x1f\x8b"
-
+_TRAILING = 1 << 24
+# "ITK ERROR: NiftiImageIO(0x5570c8f0): " says nothing to a user, and something else each time.
+_ITK_OBJECT = re.compile(r"(ITK ERROR: )?\w+\(0x[0-9a-f]+\): ")
 
 _Pixels = tuple[NDArray[np.uint8], Callable[[], NDArray[np.uint8]] | None]
 
@@ -67,17 +72,21 @@ def read_volume(path: Path, *, axis: str | int | None = None, only: Collection[i
     Errors: UnreadableFileError when ITK cannot read the file, UnsupportedFormatError for 4-D files, vectors that are
         not colours, an axis that does not exist, and interpolated planes of colours or of a sequence in time.
     """
+    check_stays_in_folder(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     with _itk_errors(path):
         reader.ReadImageInformation()
     source = _source(reader, path)
+    planar = len(source.shape) == 2
+    across = 0 if is_cut(axis) else _axis(source, axis)
+    rows, columns = (side for index, side in enumerate(source.shape) if planar or index != across)
+    check_size(rows, columns, path)
     if "vox_offset" in source.metadata:
         _check_nifti_is_whole(source)
     if len(source.shape) == 3 and is_cut(axis):
         yield from _planes(reader, source, str(axis), only)
         return
-    across = _axis(source, axis)
     cut = _cutter(reader, source, across)
     count = source.shape[across] if len(source.shape) == 3 else 1
     times = _times(source.metadata, count) if across == 0 or len(source.shape) == 2 else None
@@ -131,8 +140,9 @@ def _itk_errors(path: Path) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = _ITK_OBJECT.sub("", lines[-1])[:200] if lines else type(error).__name__
         raise UnreadableFileError(
-            f"the volume cannot be read; it may be truncated ({lines[-1] if lines else type(error).__name__})",
+            f"the volume cannot be read; it may be truncated ({reason})",
             path=path,
             remedy="copy it again from its source",
         ) from error
@@ -170,7 +180,10 @@ def _check_nifti_is_whole(source: _Source) -> None:
             held = source.path.stat().st_size
         else:
             with gzip.open(source.path) as file:
-                held = sum(len(chunk) for chunk in iter(lambda: file.read(1 << 20), b""))
+                held = 0
+                # To the end, whose checksum tells damage; but what follows the values may be a bomb.
+                while held < needed + _TRAILING and (chunk := file.read(1 << 20)):
+                    held += len(chunk)
     except (OSError, EOFError, zlib.error) as error:
         raise UnreadableFileError(
             f"the volume cannot be read: {error}", path=source.path, remedy="copy it again from its source"

@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
@@ -30,13 +31,13 @@ def limit_this_process(memory_bytes: int) -> None:
     if hard == resource.RLIM_INFINITY or memory_bytes < hard:
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-    # It writes no file.
+    tempfile.gettempdir()  # libraries ask for it, and it is found by writing
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 def write_answer(stream: BinaryIO, header: dict[str, Any], payload: bytes = b"") -> None:
     """One answer; flushed, as the parent takes silence for a hang."""
-    stream.write(json.dumps({**header, "bytes": len(payload)}).encode() + b"\n")
+    stream.write(json.dumps({**header, "payload_bytes": len(payload)}).encode() + b"\n")
     stream.write(payload)
     stream.flush()
 
