@@ -19,6 +19,7 @@ from pyarrow import fs
 from sonodistill.errors import EmptyInputError, SonoDistillError, UnreadableFileError
 from sonodistill_training.corpus.blocks import BLOCK_ROWS, pack_mask, unpack_mask
 from sonodistill_training.corpus.manifest import FRAME_COLUMNS, MANIFEST, table, write_table
+from sonodistill_training.corpus.pack import open_corpus
 from sonodistill_training.corpus.shards import Corpus, ShardWriter
 
 
@@ -319,3 +320,19 @@ def test_a_worker_streams_from_a_bucket(bucket, folder):
 def test_a_bucket_without_corpus_is_refused(bucket):
     with pytest.raises(EmptyInputError, match="not a corpus"):
         Corpus(bucket[0].replace("/corpus", "/nothing"))
+
+
+def test_a_training_opens_the_frames_of_its_split_and_all_where_there_are_none(tmp_path):
+    rows = [("a", "train"), ("b", "test"), ("c", "train")]
+    with ShardWriter(tmp_path / "s.arrow") as writer:
+        for number, _ in enumerate(rows):
+            writer.append(np.full((40, 50), number, np.uint8))
+    for splits, expected in (("train", [0, 2]), (None, [0, 1, 2])):
+        listed = [
+            {"id": name, "status": "kept", "dataset": "x", "shard": "s.arrow", "row": row, "height": 40, "width": 50}
+            | ({"split": split} if splits else {})
+            for row, (name, split) in enumerate(rows)
+        ]
+        write_table(tmp_path / MANIFEST, table(listed, FRAME_COLUMNS), {"sha256": "0" * 64, "short_side": "40"})
+        corpus = open_corpus(tmp_path, tmp_path / "unused")
+        assert [int(corpus[i][0, 0]) for i in range(len(corpus))] == expected

@@ -40,6 +40,25 @@ def loader(
 
 
 @app.command()
+def corpus(
+    clips: Annotated[int, typer.Option(min=1, help="Cine loops of the timed builds.")] = 8,
+    frames: Annotated[int, typer.Option(min=2, help="Frames of each.")] = 900,
+    long_clip: Annotated[int, typer.Option(min=2, help="Frames of the loop whose memory is measured.")] = 10_000,
+    signatures: Annotated[int, typer.Option(min=1000, help="Among which near-duplicates are searched.")] = 162_000,
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """Frames a second and core of a build from JPEG cine, scaling to two workers, memory, near-duplicate search.
+
+    Example: sonodistill bench corpus --json
+    """
+    from sonodistill_training.bench.corpus import bench_corpus
+    from sonodistill_training.bench.report import show
+
+    show(bench_corpus(clips=clips, frames=frames, long_clip=long_clip, signatures=signatures, seed=seed), as_json)
+
+
+@app.command()
 def shards(
     corpus: Annotated[Path, typer.Argument(exists=True, help="A corpus, whose frames are written in each format.")],
     count: Annotated[int, typer.Option(min=1, help="Frames.")] = 1024,

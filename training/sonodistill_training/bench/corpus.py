@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import psutil
 
 from sonodistill_training.bench.cine import encoded_loop, write_cine
+from sonodistill_training.bench.report import hardware
 from sonodistill_training.corpus.build import Plan, build
 from sonodistill_training.corpus.duplicates import bench_near_duplicates
 
@@ -54,8 +54,8 @@ def bench_corpus(
         "seconds_two_workers": round(two["seconds"], 2),
         "long_clip_frames": long["frames"],
         "long_clip_seconds": round(long["seconds"], 2),
-        "cores": os.cpu_count(),
         "seed": seed,
+        **hardware(),
     }
 
 

@@ -72,7 +72,7 @@ FRAME_COLUMNS = pa.schema(
         ("hash", pa.binary(32)),  # perceptual hash
         ("appearance", pa.binary(256)),  # 16 x 16 int8
         ("windows", pa.binary()),  # signatures of its parts, of evaluation frames alone
-        ("thumbnail", pa.binary()),  # PNG of at most 64 pixels, of refused frames: too small for text to be read
+        ("thumbnail", pa.binary()),  # PNG of at most 40 pixels, of refused frames: too small for text to be read
     ]
 )
 

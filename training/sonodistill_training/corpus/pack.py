@@ -155,14 +155,20 @@ def _append(shard: ShardWriter, file: Path, frame: Frame, short_side: int, diges
     }
 
 
-def open_corpus(sources: str | Path | Sequence[str | Path], out: str | Path, short_side: int = 256) -> Corpus:
-    """The pack that ``sources`` already is, or the one in ``out``, built with a progress bar if need be.
+def open_corpus(
+    sources: str | Path | Sequence[str | Path], out: str | Path, short_side: int = 256, split: str | None = "train"
+) -> Corpus:
+    """The corpus that ``sources`` already is, or the pack in ``out``, built with a progress bar if need be.
 
     Safe under torchrun: one process builds, the others wait. Skipped files are logged as warnings.
+
+    Args:
+        split: of a corpus whose frames have splits, only these are used; None uses all.
     """
     listed = [sources] if isinstance(sources, (str, Path)) else list(sources)
     if len(listed) == 1 and is_corpus(listed[0]):
-        return Corpus(listed[0])
+        whole = Corpus(listed[0])
+        return Corpus(listed[0], split=split) if split and split in whole.column("split") else whole
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"), Progress() as progress:

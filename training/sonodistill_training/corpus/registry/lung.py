@@ -125,9 +125,7 @@ POCUS_LUNG = DataSet(
             labels={"cov": "covid", "pneu": "pneumonia", "vir": "viral pneumonia", "reg": "regular"},
             table=Table("dataset_metadata.csv", key="{Filename}", complete=False, required=False, partial=True),
         ),
-        Known(
-            r"(?:pocus|ct|xray|x-ray|data_with_artifacts|viral)/.*|[^/]+\.(?:csv|json|md|py|sh)"
-        ),
+        Known(r"(?:pocus|ct|xray|x-ray|data_with_artifacts|viral)/.*|[^/]+\.(?:csv|json|md|py|sh)"),
     ),
 )
 
