@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from PIL import Image
 from pydicom import uid
 
-from sonodistill_training.corpus.extract import Extraction
+from sonodistill_training.corpus.extraction import Extraction
 from sonodistill_training.corpus.sandbox import ChildDiedError, Sandbox
 
 PATIENT = "Zebedee^Quill"

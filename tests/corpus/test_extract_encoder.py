@@ -8,7 +8,8 @@ import torch
 from sonodistill.networks.encoder import Encoder
 from sonodistill.weights import WeightsInfo, save_weights
 from sonodistill_training.bench.cine import encoded_loop, write_cine
-from sonodistill_training.corpus.extract import Extraction, extract
+from sonodistill_training.corpus.extract import extract
+from sonodistill_training.corpus.extraction import Extraction
 from sonodistill_training.corpus.sandbox import Limits, Sandbox
 from sonodistill_training.corpus.thinning import Thinning
 
@@ -48,6 +49,7 @@ def test_frames_that_an_encoder_finds_alike_are_redundant(cine, encoder):
     assert len(different) > 1
 
 
+@pytest.mark.slow
 def test_the_child_can_run_the_encoder_within_its_limits(cine, encoder):
     with Sandbox("sonodistill_training.corpus.extract", "extract", Limits(memory_bytes=16 << 30)) as sandbox:
         arguments = {"file": str(cine), "options": options(encoder=str(encoder), unlike=2.0), "key": "00" * 32}

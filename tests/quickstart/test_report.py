@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from sonodistill_training.quickstart.charts import line_chart, log_ticks, ticks
-from sonodistill_training.report.drawing import FOUND_RGB, TRUTH_RGB, outlined
 from sonodistill_training.quickstart.report import Cine, Curve, Picture, Report, Source, Stage, write_report
+from sonodistill_training.report.drawing import FOUND_RGB, TRUTH_RGB, outlined
 
 VOID = {"meta", "img", "br", "input", "link", "hr"}
 EVIL = "<script>alert('x')</script>\"&"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,7 @@ def build(
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Workers on this machine. Default: one a core."),
     ] = None,
-    memory: Annotated[float, typer.Option(help="GiB of address space for a decoding process.")] = 4.0,
+    memory: Annotated[float, typer.Option(help="GiB of address space for a decoding process; 8 with --encoder.")] = 4.0,
     patience: Annotated[float, typer.Option(help="Seconds without a sign of life before a file is given up.")] = 60.0,
     key: _Key = None,
 ) -> None:
@@ -83,12 +84,14 @@ def build(
     """
     from sonodistill.errors import SonoDistillError
     from sonodistill_training.corpus import build as building
-    from sonodistill_training.corpus.extract import Extraction
+    from sonodistill_training.corpus.extraction import Extraction
     from sonodistill_training.corpus.finish import Rules
     from sonodistill_training.corpus.privacy import load_key
     from sonodistill_training.corpus.sandbox import Limits
     from sonodistill_training.corpus.thinning import Thinning
 
+    if not math.isfinite(memory):
+        raise SonoDistillError(f"--memory {memory}", remedy="give gibibytes, as 4")
     defaults = Thinning()
     thinning = Thinning(
         per_second=per_second, different=defaults.different if different is None else different, per_clip=per_clip

@@ -42,7 +42,7 @@ def loader(
 @app.command()
 def corpus(
     clips: Annotated[int, typer.Option(min=1, help="Cine loops of the timed builds.")] = 8,
-    frames: Annotated[int, typer.Option(min=2, help="Frames of each.")] = 900,
+    frames: Annotated[int, typer.Option(min=2, help="Frames of each.")] = 4000,
     long_clip: Annotated[int, typer.Option(min=2, help="Frames of the loop whose memory is measured.")] = 10_000,
     signatures: Annotated[int, typer.Option(min=1000, help="Among which near-duplicates are searched.")] = 162_000,
     seed: _Seed = 0,

@@ -22,7 +22,7 @@ _MIB = 2**20
 
 
 def bench_corpus(
-    *, clips: int = 8, frames: int = 600, long_clip: int = 10_000, signatures: int = 162_000, seed: int = 0
+    *, clips: int = 8, frames: int = 4000, long_clip: int = 10_000, signatures: int = 162_000, seed: int = 0
 ) -> dict[str, Any]:
     """Build from synthetic 640 x 480 JPEG cine loops of the DICOM kind, in temporary folders.
 

@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from sonodistill_training.corpus import manifest
 from sonodistill_training.corpus.plan import Batch, Entry
-from sonodistill_training.corpus.sandbox import ChildDiedError, Sandbox
+from sonodistill_training.corpus.sandbox import ChildDiedError, Limits, Sandbox
 from sonodistill_training.corpus.shards import ShardWriter
 
 PARTS, SHARDS, AUDIT = "parts", "shards", "audit"
 _FILES = ".files.parquet"
+_DIED_WITHIN = "died_within"
 _SIGNATURE = ("hash", "appearance", "windows")
 # Of the answer to a frame, what is no column of the manifest.
 _NOT_COLUMNS = ("kind", "sizes")
@@ -60,9 +61,13 @@ def files_path(out: str | Path, key: str) -> Path:
     return Path(out) / PARTS / f"{key}{_FILES}"
 
 
-def finished(out: str | Path, batch: Batch) -> bool:
-    """Whether an earlier build, perhaps one that was killed, has done this batch to its end."""
-    return part_path(out, batch.key).is_file()
+def finished(out: str | Path, batch: Batch, limits: Limits) -> bool:
+    """Whether an earlier build, perhaps one that was killed, has done this batch to its end.
+
+    A batch in which a decoder died is done for those limits alone: with others it may live.
+    """
+    part = part_path(out, batch.key)
+    return part.is_file() and manifest.read_header(part).get(_DIED_WITHIN) in (None, repr(limits))
 
 
 def process(batch: Batch, job: Job, sandbox: Sandbox) -> Done:
@@ -70,20 +75,22 @@ def process(batch: Batch, job: Job, sandbox: Sandbox) -> Done:
     out = Path(job.out)
     rows: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []
+    died = False
     if job.folder is None:
         for entry in batch.entries:
-            _read(entry, job, sandbox, None, "", rows, files)
+            died |= _read(entry, job, sandbox, None, "", rows, files)
     else:
         shard = f"{job.folder}/{batch.key}.arrow"
         with ShardWriter(out / shard) as writer:
             for entry in batch.entries:
-                _read(entry, job, sandbox, writer, shard, rows, files)
+                died |= _read(entry, job, sandbox, writer, shard, rows, files)
                 writer.mark()
             stored = len(writer)
         if not stored:
             (out / shard).unlink()
+    header = {_DIED_WITHIN: repr(sandbox.limits)} if died else {}
     manifest.write_table(files_path(out, batch.key), manifest.table(files, manifest.FILE_COLUMNS), {})
-    manifest.write_table(part_path(out, batch.key), manifest.table(rows, manifest.FRAME_COLUMNS), {})
+    manifest.write_table(part_path(out, batch.key), manifest.table(rows, manifest.FRAME_COLUMNS), header)
     frames, kept = (sum(file[column] for file in files) for column in ("frames", "kept"))
     refused = sum(max(file["refused"], file["status"] != "read") for file in files)
     return Done(batch.key, len(files), frames, kept, refused)
@@ -97,8 +104,8 @@ def _read(
     shard: str,
     rows: list[dict[str, Any]],
     files: list[dict[str, Any]],
-) -> None:
-    """Add the rows of one file, all of them or, when its child died, none."""
+) -> bool:
+    """Add the rows of one file, all of them or, when its child died, none; whether it died."""
     known = {
         "dataset": entry.dataset,
         "source": entry.source,
@@ -113,8 +120,9 @@ def _read(
         except ChildDiedError:
             # Of what earlier files left in it, perhaps, or killed from outside: the verdict is that of a fresh child.
             found, report = _ask(entry, job, sandbox, writer, shard)
+        died = False
     except ChildDiedError as error:
-        found, report = [], {"status": "corrupt", "reason": error.message}
+        found, report, died = [], {"status": "corrupt", "reason": error.message}, True
     mine = [{**known, **row} for row in found]
     counts = {name: int(report.get(name, 0)) for name in ("frames", "kept", "redundant", "refused")}
     if report["status"] != "read" and not mine:
@@ -137,6 +145,7 @@ def _read(
             **counts,
         }
     )
+    return died
 
 
 def _ask(

@@ -19,7 +19,8 @@ from sonodistill_training.corpus import manifest
 from sonodistill_training.corpus.batch import AUDIT, PARTS, SHARDS, Job, finished, read_parts
 from sonodistill_training.corpus.cluster import connect, run
 from sonodistill_training.corpus.contact import write_contact_sheet
-from sonodistill_training.corpus.extract import Extraction
+from sonodistill_training.corpus.embedding import load_embedder
+from sonodistill_training.corpus.extraction import Extraction
 from sonodistill_training.corpus.finish import Rules, count, drop_duplicates, drop_leaks, give_splits
 from sonodistill_training.corpus.licences import write_licences
 from sonodistill_training.corpus.plan import Batch, deal, list_entries
@@ -96,6 +97,8 @@ def build(plan: Plan, on_progress: Callable[[Progress], None] | None = None) -> 
 
 
 def _build(plan: Plan, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
+    for encoder in filter(None, (plan.extraction.encoder, plan.rules.embedding)):
+        load_embedder(encoder)  # a wrong name is better told now than after hours of reading
     names, options = KeyedNames(plan.key), plan.extraction.to_json()
     entries = list_entries(plan.sources, names, by=plan.group_by)
     held_out = list_entries(plan.evaluation, names, by=plan.group_by, allow_evaluation=True)
@@ -148,7 +151,10 @@ def _read(
     lost: list[Batch] = []
     out = str(plan.out.resolve())
     jobs = [
-        (Job(out, options, plan.key.hex(), folder), [batch for batch in listed if not finished(plan.out, batch)])
+        (
+            Job(out, options, plan.key.hex(), folder),
+            [batch for batch in listed if not finished(plan.out, batch, plan.limits)],
+        )
         for folder, options, listed in work
     ]
     to_do = sum(len(batch.entries) for _, waiting in jobs for batch in waiting)

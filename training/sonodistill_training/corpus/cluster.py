@@ -29,6 +29,16 @@ _WINDOW = 4  # batches in flight for each thread: enough to keep it busy, few en
 _WORKER_MEMORY = "1.5GB"
 
 
+# Dask looks after itself many times a second, which costs a tenth of a core for each process; our tasks take seconds.
+_CALM = {
+    "distributed.logging.distributed": "critical",
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "2s",
+    "distributed.worker.memory.monitor-interval": "1s",
+}
+
+
 class SandboxPlugin(WorkerPlugin):
     """Gives a worker its decoding children, one for each thread that asks at the same time.
 
@@ -82,7 +92,7 @@ def connect(scheduler: str | None, workers: int | None, limits: Limits) -> Itera
     # Dask describes a failed task by its arguments; ours hold paths, which no log is to show.
     for name in ("distributed", *(name for name in logging.root.manager.loggerDict if name.startswith("distributed."))):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    with dask.config.set({"distributed.logging.distributed": "critical"}):
+    with dask.config.set(_CALM):
         if scheduler is None:
             with (
                 LocalCluster(

@@ -128,10 +128,18 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     return found
 
 
+def read_header(path: Path) -> dict[str, str]:
+    """What ``write_table`` was given as header."""
+    return {key.decode(): value.decode() for key, value in (pq.read_schema(path).metadata or {}).items()}
+
+
 def content_sha256(frames: pa.Table) -> str:
-    """Of the kept frames' shapes and pixels, in order: the same wherever, and under whatever key, they were stored."""
+    """Of the kept frames' shapes and pixels, whatever their order, which follows the keyed names.
+
+    (Which of several near-duplicates stays may follow from the names, too.)
+    """
     digest = hashlib.sha256()
     kept = frames.filter(pc.equal(frames["status"], KEPT))
-    for height, width, pixels in zip(*(kept[name].to_pylist() for name in _CONTENT), strict=True):
+    for height, width, pixels in sorted(zip(*(kept[name].to_pylist() for name in _CONTENT), strict=True)):
         digest.update(f"{height} {width} {pixels}\n".encode())
     return digest.hexdigest()

@@ -23,7 +23,7 @@ LOCAL = "local"
 GROUP_BY = ("auto", "file", "folder")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _BATCH_STILLS = 512
-_BATCH_BYTES = 128 << 20
+_BATCH_BYTES = 32 << 20
 # A clip counts as many stills, as it may give as many frames.
 _CLIP = 64
 # One still in so many begins a new batch, whatever came before it.
