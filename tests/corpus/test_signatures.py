@@ -15,12 +15,10 @@ from sonodistill_training.corpus.signatures import (
     NEAR_COSINE,
     NEAR_HASH,
     Signature,
-    appearance,
     cosine,
     hamming,
     mirrored,
     near,
-    perceptual_hash,
     signature,
     signatures,
     unit,
@@ -156,8 +154,6 @@ def test_hash_and_appearance_are_the_two_halves_of_a_signature(heart):
     both = signature(heart)
     assert both.hash.shape == (32,) and both.hash.dtype == np.uint8
     assert both.appearance.shape == (256,) and both.appearance.dtype == np.int8
-    assert np.array_equal(perceptual_hash(heart), both.hash)
-    assert np.array_equal(appearance(heart), both.appearance)
 
 
 def test_many_signatures_are_those_of_each_frame():

@@ -189,23 +189,6 @@ def test_embeddings_decide_in_place_of_the_thumbnails():
     assert selection.resembles.tolist() == [0, 0, 2, 2]
 
 
-def test_the_sharpest_of_frames_that_look_alike_is_kept():
-    a, b = textures(2)
-    clip = np.array([a, a, a, b, b])
-    kept = select(clip, unknown(5), Thinning(), sharpness=[1, 3, 2, 5, 4]).kept
-    assert kept.tolist() == [1, 3]
-
-
-@settings(max_examples=40, deadline=None)
-@given(clips(), st.randoms(use_true_random=False))
-def test_sharper_frames_keep_the_distances(clip, random):
-    thumbs, times, thinning = clip
-    sharpness = [random.random() for _ in times]
-    plain, kept = select(*clip).kept, select(*clip, sharpness=sharpness).kept
-    assert len(kept) == len(plain) and (np.take(sharpness, kept) >= np.take(sharpness, plain)).all()
-    assert_apart(thumbs, times, thinning, kept)
-
-
 @pytest.mark.parametrize("setting", [{"per_second": 0}, {"different": -0.1}, {"different": 3}, {"per_clip": 0}])
 def test_settings_that_cannot_work_are_refused(setting):
     with pytest.raises(SonoDistillError, match="What to do"):

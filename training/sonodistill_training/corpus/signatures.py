@@ -63,16 +63,6 @@ def signatures(frames: Iterable[NDArray[np.uint8]]) -> Signature:
     )
 
 
-def perceptual_hash(gray: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
-    """(32,) uint8: 256 bits that few changes other than of the picture itself can turn."""
-    return _hash(_texture(gray, mask))
-
-
-def appearance(gray: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> NDArray[np.int8]:
-    """(256,) int8: what verifies a candidate that the hash has found."""
-    return _appearance(_texture(gray, mask))
-
-
 def mirrored(of: Signature) -> Signature:
     """The signature(s) of the frame(s) turned left to right, from the signature alone.
 

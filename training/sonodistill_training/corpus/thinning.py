@@ -71,7 +71,6 @@ def select(
     thinning: Thinning,
     *,
     embeddings: NDArray[np.float32] | None = None,
-    sharpness: Sequence[float] | None = None,
 ) -> Selection:
     """Choose among a clip's N frames, from the first on.
 
@@ -84,16 +83,12 @@ def select(
         thumbs: (N, 32, 32) uint8, as ``Survey.thumbs``; black out what should not be compared.
         times: milliseconds of each frame. Where one is None, or they do not advance, difference alone decides.
         embeddings: (N, D) float, compared in place of the thumbnails.
-        sharpness: of each frame, any scale. Of the frames that follow a chosen one within 1 / ``per_second`` and look
-            like it, the sharpest is kept in its place.
     """
     pixels = thumbs.reshape(len(thumbs), thumbs.shape[1] * thumbs.shape[2])
     shown = np.flatnonzero(_contrast(pixels) >= _BLANK_CONTRAST)
     vectors = _directions(pixels[shown]) if embeddings is None else _unit(embeddings[shown])
     when = _advancing(np.array([np.nan if time is None else time for time in times], np.float64)[shown])
     kept = _farthest(vectors, _greedy(vectors, when, thinning), thinning.per_clip)
-    if sharpness is not None:
-        kept = _sharper(vectors, when, kept, thinning, np.asarray(sharpness, np.float64)[shown])
     return _explain(len(thumbs), shown, vectors, kept)
 
 
@@ -172,29 +167,6 @@ def _farthest(vectors: NDArray[np.float32], rows: NDArray[np.int64], most: int) 
         taken.append(int(alike.argmin()))
         np.maximum(alike, candidates @ candidates[taken[-1]], out=alike)
     return rows[np.sort(taken)]
-
-
-def _sharper(
-    vectors: NDArray[np.float32],
-    times: NDArray[np.float64] | None,
-    kept: NDArray[np.int64],
-    thinning: Thinning,
-    sharpness: NDArray[np.float64],
-) -> NDArray[np.int64]:
-    """Each kept row or a sharper one that may stand in for it: soon after it, like it, and unlike the other kept."""
-    kept, gap, most = kept.copy(), _gap(thinning), _most_alike(thinning)
-    for place, row in enumerate(kept):
-        following = kept[place + 1] if place + 1 < len(kept) else len(vectors)
-        rows = np.arange(row, following)
-        if times is not None:
-            latest = times[row] + gap if following == len(vectors) else min(times[row] + gap, times[following] - gap)
-            rows = rows[(rows == row) | (times[rows] <= latest)]
-        others = np.delete(kept, place)
-        like_it = vectors[rows] @ vectors[row] > most
-        unlike_others = (vectors[rows] @ vectors[others].T).max(axis=1, initial=-1) <= most
-        fit = rows[(rows == row) | (like_it & unlike_others)]
-        kept[place] = fit[sharpness[fit].argmax()]
-    return kept
 
 
 def _explain(count: int, shown: NDArray[np.int64], vectors: NDArray[np.float32], kept: NDArray[np.int64]) -> Selection:

@@ -43,10 +43,6 @@ def cc_by(notice: str = "") -> Licence:
     return Licence("CC BY 4.0", True, True, notice)
 
 
-def cc_by_nc(notice: str = "") -> Licence:
-    return Licence("CC BY-NC 4.0", True, False, notice)
-
-
 def cc_by_nc_sa(notice: str = "") -> Licence:
     return Licence("CC BY-NC-SA 4.0", True, False, notice)
 
