@@ -139,14 +139,18 @@ def built(clinic, key_file, tmp_path_factory) -> Built:
     return Built(folder / "corpus", clinic, ran.returncode, ran.stdout + ran.stderr)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def scheduler() -> Iterator[str]:
     """Address of a scheduler with two workers, which stay warm from build to build."""
+    before = dict(os.environ)
     with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+        # Dask leaves the variables of its workers in this process; the tests of trainings start others from it.
+        os.environ.clear()
+        os.environ.update(before)
         yield cluster.scheduler_address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def corpus_of(scheduler) -> Callable[..., Built]:
     """Builds a corpus on the shared scheduler: ``corpus_of(out, *sources, **fields of Plan and Rules)``."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import defaultdict
 
 import cv2
@@ -182,8 +183,10 @@ def test_a_second_run_reads_nothing_and_writes_the_same(built, clinic, key_file,
 def test_one_worker_a_scheduler_and_a_local_cluster_build_the_same(built, clinic, corpus_of, tmp_path):
     shared = corpus_of(tmp_path / "shared", clinic)
     assert proof(shared.folder) == proof(built.folder)
+    before = dict(os.environ)
     alone = corpus_of(tmp_path / "alone", clinic, scheduler=None, workers=1)
     assert proof(alone.folder) == proof(built.folder)
+    assert dict(os.environ) == before, "what follows in this process computes as before"
 
 
 def test_the_order_of_the_sources_does_not_matter(corpus_of, stills, tmp_path):

@@ -10,6 +10,8 @@ from sonodistill.errors import UnsupportedFormatError
 _LONGEST_HEADER = 16 << 20  # a sequence has a few lines for each of its frames
 _META = re.compile(rb"^ElementDataFile\s*=\s*([^\r\n]*)((?:\r?\n[^\r\n]*)*)", re.MULTILINE)
 _NRRD = re.compile(rb"^data ?file:\s*([^\r\n]*)((?:\r?\n[^\r\n]*)*)", re.MULTILINE | re.IGNORECASE)
+_META_END = re.compile(rb"^ElementDataFile\s*=\s*LOCAL", re.MULTILINE)
+_NRRD_END = re.compile(rb"\r?\n\r?\n")
 
 
 def check_stays_in_folder(path: Path) -> None:
@@ -22,9 +24,9 @@ def check_stays_in_folder(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(4096)
         if start.startswith(b"NRRD"):
-            pattern, end = _NRRD, re.compile(rb"\r?\n\r?\n")
+            pattern, end = _NRRD, _NRRD_END
         elif b"NDims" in start or b"ObjectType" in start:
-            pattern, end = _META, re.compile(rb"^ElementDataFile\s*=\s*LOCAL", re.MULTILINE)
+            pattern, end = _META, _META_END
         else:
             return
         header = start + (b"" if end.search(start) else file.read(_LONGEST_HEADER))

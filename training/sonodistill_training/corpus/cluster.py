@@ -95,6 +95,7 @@ def connect(scheduler: str | None, workers: int | None, limits: Limits) -> Itera
     with dask.config.set(_CALM):
         if scheduler is None:
             with (
+                _same_environment(),
                 LocalCluster(
                     n_workers=workers or os.cpu_count() or 1,
                     threads_per_worker=1,
@@ -122,6 +123,17 @@ def connect(scheduler: str | None, workers: int | None, limits: Limits) -> Itera
             if not client.run_on_scheduler(_has_plugin, plugin_name(limits)):
                 client.register_plugin(SandboxPlugin(limits))
             yield client
+
+
+@contextmanager
+def _same_environment() -> Iterator[None]:
+    """Dask sets the variables of its workers (one OpenMP thread ...) in this process as well, and leaves them there."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _has_plugin(name: str, dask_scheduler: Any) -> bool:
