@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import SimpleITK as sitk
-from distributed import LocalCluster
 from pydicom import examples
 from sklearn.datasets import load_sample_images
 
@@ -139,18 +138,27 @@ def built(clinic, key_file, tmp_path_factory) -> Built:
     return Built(folder / "corpus", clinic, ran.returncode, ran.stdout + ran.stderr)
 
 
-@pytest.fixture(scope="package")
+_SCHEDULER = """
+import sys
+from distributed import LocalCluster
+with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+    print(cluster.scheduler_address, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
 def scheduler() -> Iterator[str]:
-    """Address of a scheduler with two workers, which stay warm from build to build."""
-    before = dict(os.environ)
-    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
-        # Dask leaves the variables of its workers in this process; the tests of trainings start others from it.
-        os.environ.clear()
-        os.environ.update(before)
-        yield cluster.scheduler_address
+    """Address of a scheduler with two workers, which stay warm from build to build.
+
+    In a process of its own: Dask leaves threads, and the variables of its workers, in the one that starts it.
+    """
+    with subprocess.Popen([sys.executable, "-c", _SCHEDULER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield process.stdout.readline().decode().strip()
+        process.stdin.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def corpus_of(scheduler) -> Callable[..., Built]:
     """Builds a corpus on the shared scheduler: ``corpus_of(out, *sources, **fields of Plan and Rules)``."""
 
