@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import shutil
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import timm
+from command_case import run_here
 from PIL import Image
 from pydicom import examples
 from safetensors.torch import save_file
-
-from sonodistill.cli import main
 
 
 @pytest.fixture
 def sonodistill(monkeypatch, capsys):
     """Run the command in this process; (exit code, everything printed)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sonodistill", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return run
+    return partial(run_here, monkeypatch, capsys)
 
 
 def truncated(path):

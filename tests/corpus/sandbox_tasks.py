@@ -25,4 +25,4 @@ def work(mode: str, count: int = 3):
         with open("/tmp/a_child_writes_nothing", "wb") as file:  # noqa: PTH123
             file.write(b"x")
     elif mode == "raise":
-        raise BaseException("/home/someone/John_Doe.dcm")
+        raise BaseException("John_Doe.dcm")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
+from command_case import run_here
 
 HEAVY = ("dask", "distributed", "torch", "pyarrow", "cv2", "scipy", "sklearn", "monai", "SimpleITK")
 BAD = {
@@ -30,19 +32,7 @@ BAD = {
 @pytest.fixture
 def sonodistill(monkeypatch, capsys):
     """Run the command in this process; (exit code, everything printed)."""
-    from sonodistill.cli import main
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sonodistill", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return run
+    return partial(run_here, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("said", BAD)

@@ -156,15 +156,15 @@ def test_time_stamps_of_a_tracked_sequence_are_its_time(tmp_path, speckle):
 
 
 def test_a_plain_metaimage_is_read_slice_by_slice(tmp_path):
-    volume = np.random.default_rng(5).integers(0, 256, (256, 128, 128), np.uint8)
+    volume = np.random.default_rng(5).integers(0, 256, (64, 128, 128), np.uint8)
     write_mha(tmp_path / "v.mha", volume)
-    next(read(tmp_path / "v.mha"))
+    next(read(tmp_path / "v.mha"))  # what is imported and cached at the first read is no part of it
     tracemalloc.start()
     count = sum(int((frame.image == volume[frame.index]).all()) for frame in read(tmp_path / "v.mha"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert count == 256
-    assert peak < volume.nbytes / 4, "threads that earlier tests left may allocate, too; the volume is far more"
+    assert count == 64
+    assert peak < 5 * volume[0].nbytes
 
 
 @pytest.mark.parametrize("axis", ["oblique", 3, -1])

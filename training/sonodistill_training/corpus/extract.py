@@ -79,6 +79,6 @@ def _patient(path: Path, names: KeyedNames) -> str | None:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
         patient = str(header.get("PatientID") or "").strip()
-    except Exception:  # noqa: BLE001 - the reader will say what is wrong with this file
+    except Exception:  # noqa: BLE001 - whatever malformed bytes provoke; the reader will name it
         return None
     return names("patient", patient) if patient else None
