@@ -55,7 +55,7 @@ class BlockStore(Protocol):
         """The block, from memory if it is there."""
 
     def fetch(self, keys: Iterable[Key]) -> None:
-        """Have these blocks in memory."""
+        """Have these blocks at hand, whole."""
 
     def open(self, name: str) -> pa.NativeFile:
         """A file of the corpus for reading."""
@@ -72,6 +72,7 @@ class MappedBlocks:
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self._shards: dict[str, pa.ipc.RecordBatchFileReader] = {}
+        self._files: dict[str, pa.MemoryMappedFile] = {}
         self._blocks: dict[Key, Block] = {}
 
     def __getitem__(self, key: Key) -> Block:
@@ -81,7 +82,25 @@ class MappedBlocks:
         return block
 
     def fetch(self, keys: Iterable[Key]) -> None:
-        """Nothing to do: pages come when they are touched."""
+        """Look whether the shards of these blocks still are what was mapped; pages come when they are touched.
+
+        The system kills a process (SIGBUS) that touches a page past the end of a file which was cut since it was
+        mapped. Only a cut in the moment between this look and the touch still does that.
+
+        Raises:
+            UnreadableFileError: a shard was cut short, or is gone.
+        """
+        for shard in {shard for shard, _ in keys} & self._files.keys():
+            mapped = self._files[shard]
+            try:
+                status = os.fstat(mapped.fileno())
+            except OSError as error:  # a network disk that is gone
+                raise _broken(self.folder / shard, f"it can no longer be reached: {error.strerror}") from error
+            if status.st_size < mapped.size():
+                why = f"it was cut from {mapped.size():,} to {status.st_size:,} bytes while it was read"
+                raise _broken(self.folder / shard, why)
+            if not status.st_nlink and not (self.folder / shard).exists():  # some network disks count no links
+                raise _broken(self.folder / shard, "it was removed while it was read")
 
     def open(self, name: str) -> pa.NativeFile:
         return pa.memory_map(str(self.folder / name))
@@ -105,8 +124,12 @@ class MappedBlocks:
     def _load(self, shard: str, number: int) -> Block:
         try:
             if shard not in self._shards:
-                self._shards[shard] = pa.ipc.open_file(self.open(shard))
+                file = self.open(shard)
+                self._shards[shard] = pa.ipc.open_file(file)
+                self._files[shard] = file
             return Block(self._shards[shard].get_batch(number))
+        except FileNotFoundError as error:
+            raise _broken(self.folder / shard, "it is missing") from error
         except (OSError, ValueError, pa.ArrowException) as error:
             raise _broken(self.folder / shard, str(error)) from error
 
@@ -197,5 +220,7 @@ def _filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
 
 def _broken(path: str | Path, why: str) -> UnreadableFileError:
     return UnreadableFileError(
-        f"is no whole shard ({why})", path=path, remedy="fetch it again, or build the corpus anew"
+        f"is no whole shard ({why})",
+        path=path,
+        remedy="fetch it again, or build the corpus anew; a training that is run again goes on from its checkpoint",
     )

@@ -172,9 +172,12 @@ class Corpus:
         return self._store[self._keys[self.blocks.item(index)]].frame(self._rows.item(index))
 
     def take(self, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """The frames of these indices; blocks that are not in memory yet are fetched side by side."""
-        if self.streamed:
-            self._store.fetch([self._keys[self.blocks.item(index)] for index in indices])
+        """The frames of these indices; blocks of a stream that are not in memory yet are fetched side by side.
+
+        Raises:
+            UnreadableFileError: a shard vanished or was cut short since the corpus was opened.
+        """
+        self._store.fetch([self._keys[self.blocks.item(index)] for index in indices])
         return [self[index] for index in indices]
 
     def overlay(self, index: int) -> NDArray[np.bool_] | None:
