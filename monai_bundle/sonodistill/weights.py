@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,60 +15,21 @@ from safetensors.torch import save_file
 
 from sonodistill.errors import WeightsError
 from sonodistill.files import atomic_path
+from sonodistill.weights_header import KINDS, WeightsInfo, decode, encode
 
 StateDict = dict[str, torch.Tensor]
 
-KINDS = ("encoder", "segmenter", "classifier", "teacher")
 _HEADER = "sonodistill"
-_HEADER_VERSION = 1
+_HEADER_VERSION = "1"  # fields are added without a new version: readers ignore those that they do not know
 _NESTINGS = ("state_dict", "model", "teacher")
 _PREFIXES = ("module.", "backbone.")
-
-
-@dataclass(frozen=True, slots=True)
-class WeightsInfo:
-    """What a weights file holds and where it comes from.
-
-    Attributes:
-        kind: "encoder", "segmenter", "classifier" or "teacher".
-        architecture: timm name of the encoder ("resnet50").
-        normalisation: (mean, std) of the gray input in [0, 1], each of one or three values.
-        input_size: (height, width) in pixels the network was trained at, or None when it does not matter.
-        labels: class names in channel order, background excluded; empty for an encoder.
-        teacher: name of the teacher it was distilled from, empty when there was none.
-        corpus_hash: hash of the manifest of the training corpus, empty when unknown.
-        licence_notice: what has to go along with the weights ("Built with DINOv3 ...").
-        origin: where the tensors were taken from when SonoDistill did not train them.
-        version: version of SonoDistill that wrote the file.
-    """
-
-    kind: str
-    architecture: str
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = ((0.449,), (0.226,))
-    input_size: tuple[int, int] | None = None
-    labels: tuple[str, ...] = ()
-    teacher: str = ""
-    corpus_hash: str = ""
-    licence_notice: str = ""
-    origin: str = ""
-    version: str = ""
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise WeightsError(f"kind {self.kind!r} is not one of {', '.join(KINDS)}")
-        if not self.architecture:
-            raise WeightsError("the architecture of a weights file cannot be empty")
 
 
 def save_weights(path: str | Path, state_dict: Mapping[str, torch.Tensor], metadata: WeightsInfo) -> None:
     """Write tensors of any dtype and their header atomically; the header also holds a digest of the tensors."""
     # A clone for each tensor: safetensors refuses tensors that share memory or are not contiguous.
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state_dict.items()}
-    header = {
-        _HEADER: str(_HEADER_VERSION),
-        "tensors_sha256": tensors_sha256(tensors),
-        **{key: value if isinstance(value, str) else json.dumps(value) for key, value in asdict(metadata).items()},
-    }
+    header = {_HEADER: _HEADER_VERSION, "tensors_sha256": tensors_sha256(tensors), **encode(metadata)}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=header)
 
@@ -105,25 +64,13 @@ def read_info(path: str | Path) -> WeightsInfo | None:
     header = read_metadata(path)
     if _HEADER not in header:
         return None
-    if header[_HEADER] != str(_HEADER_VERSION):
-        raise WeightsError(f"header version {header[_HEADER]} is unknown", path=path, remedy="update sonodistill")
+    if header[_HEADER].partition(".")[0] != _HEADER_VERSION:
+        raise WeightsError(f"header version {header[_HEADER][:20]} is unknown", path=path, remedy="update sonodistill")
     try:
-        mean, std = json.loads(header["normalisation"])
-        size = json.loads(header["input_size"])
-        return WeightsInfo(
-            kind=header["kind"],
-            architecture=header["architecture"],
-            normalisation=(tuple(mean), tuple(std)),
-            input_size=None if size is None else (size[0], size[1]),
-            labels=tuple(json.loads(header["labels"])),
-            teacher=header["teacher"],
-            corpus_hash=header["corpus_hash"],
-            licence_notice=header["licence_notice"],
-            origin=header["origin"],
-            version=header["version"],
-        )
-    except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise WeightsError(f"the header cannot be read ({error!r})", path=path, remedy="write it again") from error
+        return decode(header)
+    except WeightsError as error:
+        message = f"the header cannot be read: {error.message}"
+        raise WeightsError(message, path=path, remedy="write it again") from error
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

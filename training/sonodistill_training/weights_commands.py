@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,21 +52,54 @@ def fetch(
 
 
 @app.command(epilog="Example: sonodistill weights show student.safetensors")
-def show(file: Annotated[Path, typer.Argument(help="A safetensors, .pth or .pt file.")]) -> None:
-    """Show what a weights file holds: its header, its number of parameters and its first tensors."""
-    from dataclasses import asdict
-
+def show(
+    file: Annotated[Path, typer.Argument(help="A safetensors, .pth or .pt file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The header as one JSON object.")] = False,
+) -> None:
+    """Show what a weights file holds and where it comes from: its header, whose tensors are checked, and their size."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from sonodistill.weights import load_torch_checkpoint, load_weights, read_info
+    from sonodistill.weights_header import to_json
 
     info = read_info(file) if file.suffix.lower() == ".safetensors" else None
     state = load_weights(file)[0] if info else load_torch_checkpoint(file)
-    table = Table("field", title=file.name)
+    header = to_json(info) if info else {}
+    parameters = sum(tensor.numel() for tensor in state.values())
+    if as_json:
+        typer.echo(json.dumps({**header, "parameters": parameters, "tensors": len(state)}))
+        return
+    table = Table("field", title=Text(_printable(file.name)))
     table.add_column("value", overflow="fold")
-    for field, value in asdict(info).items() if info else [("header", "none: not written by SonoDistill")]:
-        table.add_row(field, str(value) if value not in ("", (), None) else "-")
-    table.add_row("parameters", f"{sum(t.numel() for t in state.values()) / 1e6:.3f} M in {len(state)} tensors")
-    table.add_row("first tensors", "\n".join(f"{k} {tuple(t.shape)} {t.dtype}" for k, t in list(state.items())[:5]))
+    rows = list(_rows(header)) or [("header", "none: not written by SonoDistill")]
+    first = (f"{key} {tuple(tensor.shape)} {tensor.dtype}" for key, tensor in list(state.items())[:5])
+    rows += [("parameters", f"{parameters / 1e6:.3f} M in {len(state)} tensors"), ("first tensors", "\n".join(first))]
+    for name, value in rows:
+        table.add_row(Text(_printable(name)), Text(_printable(value)))  # Text: what a file says is no markup
     Console().print(table)
+
+
+def _rows(values: Mapping[str, Any], level: int = 0) -> Iterator[tuple[str, str]]:
+    """(name, value) a row; what is inside a mapping follows it, indented."""
+    for name, value in values.items():
+        inner = isinstance(value, Mapping) and bool(value)
+        yield "  " * level + name, "" if inner else _words(value)
+        if inner:
+            yield from _rows(value, level + 1)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)) and value:
+        return ", ".join(f"({_words(item)})" if isinstance(item, (list, tuple)) else _words(item) for item in value)
+    return "-" if value in ("", None) or value in ((), [], {}) else str(value)
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which could make a terminal show something else than the file says."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)

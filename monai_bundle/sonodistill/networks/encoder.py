@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,15 @@ class Encoder(nn.Module):
         return self.pyramid(x)[-1]
 
 
+def plain_state_dict(encoder: Encoder) -> StateDict:
+    """The encoder's tensors as timm names those of ``create_model(..., features_only=True)``.
+
+    A safetensors file of them loads strictly without this package: ``timm.create_model(name, features_only=True,
+    checkpoint_path=FILE)``, and ``load_state_dict`` of the ``encoder.model`` of an ``smp.Unet("tu-<name>")``.
+    """
+    return encoder.model.state_dict()
+
+
 def load_encoder_weights(encoder: Encoder, path: str | Path) -> WeightsInfo | None:
     """Copy the weights of a file into ``encoder``; every key of the encoder has to be there with its shape.
 
@@ -138,9 +147,9 @@ def load_encoder_weights(encoder: Encoder, path: str | Path) -> WeightsInfo | No
         state, _ = load_weights(path, kinds=NETWORK_KINDS)
         found = info.architecture
         require_same_architecture(path, found, encoder.name)
-    state = {_timm_key(key): value for key, value in _encoder_part(state).items()}
     own = encoder.model.state_dict()
     plain = {_timm_key(key): key for key in own}
+    state = _encoder_part(state, plain)
     optional = {key for key in plain if key.endswith("num_batches_tracked")}
     missing = sorted(plain.keys() - state.keys() - optional)
     reshaped = sorted(key for key in plain.keys() & state.keys() if state[key].shape != own[plain[key]].shape)
@@ -179,17 +188,22 @@ def _one_or_three(name: str, value: float | Sequence[float]) -> tuple[float, ...
     return values
 
 
-def _encoder_part(state: StateDict) -> StateDict:
-    """Without the prefix that a segmenter ("encoder.model."), a classifier or an encoder ("model.") puts before it."""
-    for prefix in ("encoder.model.", "encoder.", "model."):
-        if any(key.startswith(prefix) for key in state):
-            return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    return state
+def _encoder_part(state: StateDict, wanted: Collection[str]) -> StateDict:
+    """The tensors of the encoder by :func:`_timm_key`, of whichever prefix gives most of the ``wanted`` ones.
+
+    A segmenter puts "encoder.model." before them, a student of the first release "model."; an exported student and
+    timm put none, except that some names of timm's own start with "model." as well.
+    """
+    parts = (
+        {_timm_key(key.removeprefix(prefix)): value for key, value in state.items() if key.startswith(prefix)}
+        for prefix in ("encoder.model.", "encoder.", "model.", "")
+    )
+    return max(parts, key=lambda part: len(part.keys() & set(wanted)))
 
 
 def _timm_key(key: str) -> str:
-    """timm's features-only wrapper renames "stages.0.x" to "stages_0.x"; this gives both the first form."""
-    return re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", key)
+    """timm's features-only wrappers rename "stages.0.x" to "stages_0.x" or "x" to "model.x"; this undoes both."""
+    return re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", key.removeprefix("model."))
 
 
 def _stage(key: str) -> str:

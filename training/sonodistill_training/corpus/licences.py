@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pyarrow as pa
 from sonodistill.files import write_text
 from sonodistill_training.corpus import manifest, registry
 
+UNKNOWN = "unknown"
+_MARKS = {"NC": "non-commercial", "ND": "no derivatives", "SA": "share alike"}
+"""What the parts of a Creative Commons licence's name stand for."""
 _ANSWER = {True: "yes", False: "no", None: "not stated"}
 
 
@@ -21,7 +25,7 @@ def write_licences(target: Path, frames: pa.Table) -> None:
     for dataset, licence, status in zip(*columns, strict=True):
         if status in (manifest.KEPT, manifest.APART):
             stored[dataset] += 1
-            licences[dataset].add(licence or "unknown")
+            licences[dataset].add(licence or UNKNOWN)
     known = registry.data_sets()
     lines = [
         "# Licences of this corpus",
@@ -46,3 +50,26 @@ def write_licences(target: Path, frames: pa.Table) -> None:
     if notices:
         lines += ["", "## Notices", "", *(f"- {entry.name}: {entry.licence.notice}" for entry in notices)]
     write_text(target, "\n".join(lines) + "\n")
+
+
+def terms_of(dataset: str, recorded: str | None) -> registry.Licence:
+    """The terms of a frame, by what its corpus recorded when it was built.
+
+    The registry's answers count as long as it still names the same licence. Of any other name nothing is known but the
+    name, and a frame of no registered data set without a recorded licence (all of a plain pack) has "unknown" terms.
+    """
+    entry = registry.data_sets().get(dataset)
+    if entry is not None and recorded in (None, "", entry.licence.name):
+        return entry.licence
+    return registry.Licence(recorded or UNKNOWN, None, None)
+
+
+def restrictions(terms: registry.Licence) -> list[str]:
+    """What a licence withholds, and "commercial use not stated" where its source does not say."""
+    marks = re.findall(r"\b(NC|ND|SA)\b", terms.name)
+    found = [words for mark, words in _MARKS.items() if mark in marks or (mark == "NC" and terms.commercial is False)]
+    if terms.redistribution is False:
+        found.append("no redistribution")
+    if terms.commercial is None and "NC" not in marks:
+        found.append("commercial use not stated")
+    return found

@@ -114,6 +114,8 @@ class SaveBest:
             teacher=origin.teacher if origin else "",
             corpus_hash=origin.corpus_hash if origin else "",
             licence_notice=origin.licence_notice if origin else "",
+            corpus_licences=origin.corpus_licences if origin else {},
+            corpus_restrictions=origin.corpus_restrictions if origin else {},
         )
         self.best = float("-inf")
 
