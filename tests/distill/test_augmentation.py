@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import ks_2samp
+from scipy.stats import ks_2samp, kstest
 from torchvision.transforms import v2
 
 from sonodistill_training.distill.augment import (
@@ -17,6 +17,7 @@ from sonodistill_training.distill.augment import (
     crop_and_flip,
     finish,
     gaussian_blur,
+    mixup,
 )
 
 
@@ -173,3 +174,33 @@ def test_what_is_drawn_for_the_device_is_applied_there():
     view = finish({"image": image, "blur": torch.zeros(2), "intensity": levels})
     torch.testing.assert_close(view[0], image[0] / 255)
     torch.testing.assert_close(view[1], image[1] / 255 + 0.1)
+
+
+def test_what_the_batch_does_not_hold_is_not_done():
+    image = torch.randint(0, 256, (2, 1, 16, 16), dtype=torch.uint8)
+    assert torch.equal(finish({"image": image}), image / 255)
+
+
+def test_a_view_that_is_not_blurred_is_as_it_was_to_the_bit():
+    image = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8)
+    assert torch.equal(finish({"image": image, "blur": torch.tensor([0.0, 0.9, 0.0])})[::2], image[::2] / 255)
+
+
+def test_mixup_can_weigh_each_image_by_itself():
+    images = torch.arange(1.0, 401).view(400, 1, 1, 1).expand(-1, 1, 2, 2)
+    mixed = mixup(images, torch.Generator().manual_seed(0), per_sample=True)
+    generator = torch.Generator().manual_seed(0)
+    weights, partners = torch.rand(400, generator=generator), torch.randperm(400, generator=generator)
+    own, other = images[:, 0, 0, 0], images[partners, 0, 0, 0]
+    torch.testing.assert_close(mixed[:, 0, 1, 1], weights * own + (1 - weights) * other)
+    apart = own != other
+    recovered = ((mixed[:, 0, 0, 0] - other) / (own - other))[apart]
+    assert kstest(recovered.numpy(), "uniform").pvalue > 0.01
+
+
+def test_mixup_of_a_batch_has_one_weight_unless_asked_otherwise():
+    images = torch.rand(8, 1, 2, 2)
+    generator = torch.Generator().manual_seed(3)
+    weight, partners = torch.rand((), generator=generator), torch.randperm(8, generator=generator)
+    mixed = mixup(images, torch.Generator().manual_seed(3))
+    assert torch.equal(mixed, weight * images + (1 - weight) * images[partners])

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sonodistill_training.corpus.shards import Corpus
-from sonodistill_training.distill.augment import UltrasoundAugmentation, crop_and_flip
+from sonodistill_training.distill.augment import Augmentation, UltrasoundAugmentation, crop_and_flip
 from sonodistill_training.sampling import BalancedShuffle, BlockShuffle, EndlessShuffle, Order, Position
 
 
@@ -23,6 +23,7 @@ class CorpusViews(Dataset[dict[str, Tensor]]):
     Args:
         data: the frames, a :class:`Corpus` or any sequence of (H, W) uint8 arrays.
         size: pixels of the square view.
+        augmentation: how views are made; None is :class:`UltrasoundAugmentation` as the paper has it.
         seed: with the position in the training, the only source of randomness.
         balance: data sets come in proportion to their size to this power: 1 as they are, 0 all alike.
     """
@@ -31,13 +32,13 @@ class CorpusViews(Dataset[dict[str, Tensor]]):
         self,
         data: Corpus | Sequence[Any],
         size: int,
-        augmentation: UltrasoundAugmentation | None = None,
+        augmentation: Augmentation | None = None,
         seed: int = 0,
         balance: float = 1.0,
     ) -> None:
         self.data = data
         self.size = size
-        self.augmentation = augmentation or UltrasoundAugmentation()
+        self.augmentation: Augmentation = augmentation or UltrasoundAugmentation()
         self.seed = seed
         self.balance = balance
 
@@ -75,4 +76,4 @@ class CorpusViews(Dataset[dict[str, Tensor]]):
 
     def identity(self) -> dict[str, Any]:
         """What must not change when a training is gone on with."""
-        return {"augmentation": repr(self.augmentation), "balance": self.balance}
+        return {"augmentation": self.augmentation.identity, "balance": self.balance}
