@@ -16,7 +16,7 @@ from sonodistill_training.sampling import EndlessShuffle, StepBatches
 if __name__ == "__main__":
     with world("cpu") as place:
         # A student without batch normalisation, whose statistics are each process's own.
-        loop = make_loop(Path(sys.argv[1]).parent, student="convnext_atto", use_mixup=False)
+        loop = make_loop(Path(sys.argv[1]).parent, student="convnext_atto", mixup="off")
         network = loop.method.network
         wrapped = DistributedDataParallel(network) if place.size > 1 else network
         order = EndlessShuffle(len(loop.dataset), 0)

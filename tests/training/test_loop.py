@@ -80,7 +80,7 @@ def test_a_diverging_training_stops_with_a_named_error(tmp_path):
 def test_only_network_optimiser_and_step_are_saved(uninterrupted):
     state = torch.load(uninterrupted / "last.pt", weights_only=True)
     assert set(state) == {"step", "identity", "network", "optimizer"}
-    assert {name.split(".")[0] for name in state["network"]} == {"student", "projector"}
+    assert {name.split(".")[0] for name in state["network"]} == {"student", "projectors"}
 
 
 def test_the_log_says_what_a_run_is_judged_by(uninterrupted):

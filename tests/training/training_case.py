@@ -32,11 +32,11 @@ class Frames:
         return self.images[index]
 
 
-def make_loop(output_dir, student="resnet18", use_mixup=True, **settings) -> Loop:
+def make_loop(output_dir, student="resnet18", mixup="batch", **settings) -> Loop:
     """A loop over seven-image batches of twenty frames, so that checkpoints fall inside epochs."""
     torch.manual_seed(0)
     teacher = load_teacher("vit_tiny_patch16_224", random=True, input_size=64)
-    method = Distillation(teacher, Encoder(student), use_mixup=use_mixup)
+    method = Distillation(teacher, Encoder(student), mixup=mixup, input_size=64, teacher_engine="torch")
     defaults = {"max_steps": 8, "batch_size": 7, "learning_rate": 1e-3, "checkpoint_steps": 5, "log_steps": 1}
     return Loop(method, CorpusViews(Frames(), 64), output_dir, device="cpu", **{**defaults, **settings})
 

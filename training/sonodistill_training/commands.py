@@ -40,42 +40,52 @@ def pack(
 def distill(
     data: Annotated[list[str], typer.Argument(help="A corpus (folder, or s3:// and the like), or ultrasound files.")],
     out: Annotated[Path, typer.Option(help="Where the student, the log and the checkpoint go.")],
-    student: Annotated[str, typer.Option(help="Any timm encoder.")] = "resnet50",
+    recipe: Annotated[
+        list[str], typer.Option(help="Overlay of the bundle's configs/recipes; repeatable, the last one wins.")
+    ] = ["local"],  # noqa: B006 - Typer reads the default and never changes it
+    student: Annotated[Optional[str], typer.Option(help="Any timm encoder.")] = None,  # noqa: UP045
     teacher: Annotated[
-        str, typer.Option(help="Offline teacher, timm name, transformers id or weights file.")
-    ] = "dinov2_vits14",
-    epochs: Annotated[float, typer.Option(help="Passes over the frames.")] = 100,
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Offline teacher, timm name, transformers id or weights file; repeat for several."),
+    ] = None,
+    epochs: Annotated[Optional[float], typer.Option(help="Passes over the frames.")] = None,  # noqa: UP045
     steps: Annotated[Optional[int], typer.Option(help="Optimiser steps, in the place of epochs.")] = None,  # noqa: UP045
-    batch_size: Annotated[int, typer.Option(help="Views a step.")] = 64,
-    input_size: Annotated[int, typer.Option(help="Pixels; a multiple of the teacher's patch.")] = 224,
-    learning_rate: Annotated[float, typer.Option(help="Used as given.")] = 1e-4,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    batch_size: Annotated[Optional[int], typer.Option(help="Views a step.")] = None,  # noqa: UP045
+    input_size: Annotated[Optional[int], typer.Option(help="Pixels; a multiple of the teacher's patch.")] = None,  # noqa: UP045
+    learning_rate: Annotated[Optional[float], typer.Option(help="Used as given.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(help="Of everything random.")] = None,  # noqa: UP045
+    probe: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Labelled folder (index.csv) to probe the encoder on; it must not be in the data."),
+    ] = None,
     setting: Annotated[
         list[str], typer.Option("--set", help="Any other setting of distill.yaml, as NAME=VALUE; repeatable.")
-    ] = [],  # noqa: B006 - Typer reads the default and never changes it
+    ] = [],  # noqa: B006
 ) -> None:
     """Distil a vision transformer into a small encoder on unlabelled frames; run it again to go on.
 
-    The same code and config as `python -m monai.bundle run training` with distill.yaml, where every setting is.
+    The same code and config as `python -m monai.bundle run training` with distill.yaml, where every setting is. What is
+    not given is what the recipes say. Exit code 130 after Ctrl-C and 143 after SIGTERM: saved, and to be gone on with.
 
     Example: sonodistill distill clips/ --student resnet18 --epochs 50 --out runs/r18 --set clip=3.0
-    """
-    from sonodistill_training.workflow import parse_settings, run_bundle
 
-    run_bundle(
-        "distill.yaml",
-        dataset_dir=data,
-        output_dir=out,
-        student_name=student,
-        teacher_name=teacher,
-        max_epochs=epochs,
-        max_steps=steps,
-        batch_size=batch_size,
-        input_size=input_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        **parse_settings(setting),
-    )
+    The paper's: sonodistill distill corpus/ --recipe paper --recipe us_mixup --out runs/paper
+    """
+    from sonodistill_training.workflow import parse_settings, recipe_files, run_bundle
+
+    given = {
+        "student_name": student,
+        "teacher_name": teacher[0] if teacher and len(teacher) == 1 else teacher,
+        "max_epochs": epochs,
+        "max_steps": steps,
+        "batch_size": batch_size,
+        "input_size": input_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "probe_dir": probe,
+    }
+    settings = {name: value for name, value in given.items() if value is not None} | parse_settings(setting)
+    run_bundle(["distill.yaml", *recipe_files(recipe)], dataset_dir=data, output_dir=out, **settings)
     typer.echo(f"student: {out / 'student.safetensors'}")
 
 

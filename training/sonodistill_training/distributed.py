@@ -61,10 +61,10 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def any_rank(flag: bool, place: World) -> bool:
-    """Whether the flag is set on any process; all must call it, so that they stop at the same step."""
+def largest(value: int, place: World) -> int:
+    """The largest value of any process; all must call it, so that they stop at the same step, say."""
     if place.size == 1:
-        return flag
-    value = torch.tensor(int(flag), device=place.device)
-    dist.all_reduce(value, dist.ReduceOp.MAX)
-    return bool(value.item())
+        return value
+    found = torch.tensor(value, device=place.device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found.item())

@@ -1,31 +1,38 @@
-"""One training loop for every method: exact resume, DDP, mixed precision, health checks and logs."""
+"""One training loop for every method: exact resume, DDP, mixed precision, monitors, health checks and logs."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from sonodistill.errors import SonoDistillError
-from sonodistill.files import atomic_path
-from sonodistill.networks.precision import PRECISIONS, use_bf16
-from sonodistill_training.distributed import World, any_rank, world
-from sonodistill_training.progress import Bar, Clock, cut_log, progress_bar, stop_requests
+from sonodistill.networks.precision import use_bf16
+from sonodistill_training.checkpoint import CheckpointError, load_checkpoint, require_room, save_checkpoint
+from sonodistill_training.distributed import World, largest, world
+from sonodistill_training.logs import Writers
+from sonodistill_training.monitor.watch import LossWatch
+from sonodistill_training.progress import Clock, StopRequests, ignore_stop_signals, progress_bar, stop_requests, stopped
 from sonodistill_training.sampling import EndlessShuffle, StepBatches
+from sonodistill_training.settings import Settings, decay_groups
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = "last.pt"
 LOG = "log.jsonl"
+PRODUCT = "student.safetensors"
+
+Monitor = Callable[[nn.Module, torch.device], dict[str, float]]
+"""Looks at the encoder (in eval mode) now and then; what it finds is logged."""
 
 
 class DivergedError(SonoDistillError):
@@ -38,79 +45,24 @@ class Method(Protocol):
     network: nn.Module
     """Everything that is trained. Nothing else is saved or synchronised."""
 
-    def to(self, device: torch.device) -> None:
+    def prepare(self, device: torch.device, bf16: bool) -> None:
         """Move the network and what the method keeps beside it (a frozen teacher) to the device."""
 
     def step(self, network: nn.Module, batch: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """Losses of one batch; ``"loss"`` is minimised, all are logged. ``network`` may be wrapped by DDP."""
 
+    def encoder(self, network: nn.Module) -> nn.Module:
+        """The part of ``network``, or of a copy of it, that monitors look at."""
+
     def identity(self) -> dict[str, Any]:
         """Plain values that must not change when a training is gone on with."""
 
-    def export(self, path: Path) -> None:
-        """Write the trained product."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to train; the defaults are paper A's, section 3.5, where it states them.
-
-    Attributes:
-        max_epochs: passes over the data. Ignored when ``max_steps`` is given.
-        batch_size: samples a step, over all processes.
-        learning_rate: used as given; it is never scaled by the batch size.
-        warmup_epochs: linear warm-up, at most a tenth of the training.
-        clip: largest gradient norm.
-        precision: "bf16", "fp32" or "auto" (bf16 where the hardware computes it).
-        checkpoint_steps: save every so many steps (and at the end, and on Ctrl-C).
-    """
-
-    max_epochs: float = 1000
-    max_steps: int | None = None
-    batch_size: int = 512
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.05
-    warmup_epochs: float = 10
-    clip: float = 1.0
-    precision: str = "auto"
-    seed: int = 0
-    workers: int = 0
-    log_steps: int = 10
-    checkpoint_steps: int = 200
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise SonoDistillError(
-                f"unknown precision {self.precision}", remedy=f"choose one of {', '.join(PRECISIONS)}"
-            )
-        for name in ("batch_size", "log_steps", "checkpoint_steps"):
-            if getattr(self, name) < 1:
-                raise SonoDistillError(f"{name} is {getattr(self, name)}", remedy="give 1 or more")
-
-    def steps(self, samples: int) -> int:
-        """Optimiser steps of the whole training on ``samples`` samples."""
-        return self.max_steps if self.max_steps is not None else math.ceil(self.max_epochs * samples / self.batch_size)
-
-    def learning_rate_at(self, step: int, samples: int) -> float:
-        """Linear warm-up, then half a cosine to zero: a pure function of the step."""
-        total = self.steps(samples)
-        warmup = min(math.ceil(self.warmup_epochs * samples / self.batch_size), total // 10)
-        if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels; none on biases and normalisation parameters."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    def export(self, path: Path, network: nn.Module, record: Mapping[str, Any]) -> None:
+        """Write the trained product of ``network``, with the record of its training in the header."""
 
 
 class Loop:
-    """Train ``method`` on ``dataset`` and leave ``last.pt``, ``log.jsonl`` and the exported product in ``output_dir``.
+    """Train ``method`` on ``dataset``; leaves ``last.pt``, ``log.jsonl`` and the exported product in ``output_dir``.
 
     The dataset is asked for ``(position, index)`` pairs (see :class:`StepBatches`); all its randomness must come from
     the seed and the position. With that, a training killed at any point and run again reaches the same weights.
@@ -120,6 +72,8 @@ class Loop:
         output_dir: made if it is not there; a training in it is gone on with.
         device: "auto", "cpu", "cuda" ...
         on_log: called on the main process with each row of the log.
+        monitors: called on the main process every ``monitor_steps`` steps and at the end.
+        record: of where the data come from; it goes into the product's header.
         settings: the fields of :class:`Settings`.
     """
 
@@ -130,6 +84,8 @@ class Loop:
         output_dir: str | Path,
         device: str | torch.device = "auto",
         on_log: Callable[[dict[str, Any]], None] | None = None,
+        monitors: Sequence[Monitor] = (),
+        record: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         self.method = method
@@ -138,162 +94,247 @@ class Loop:
         self.settings = Settings(**settings)
         self.device = device
         self.on_log = on_log
+        self.monitors = [monitor for monitor in monitors if monitor is not None]
+        self.record = dict(record or {})
+        self._found: dict[str, float] = {}
 
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole training."""
-        return self.settings.steps(len(self.dataset))  # type: ignore[arg-type]
+        return self.settings.steps(self._samples)
+
+    @property
+    def _samples(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
 
     def run(self) -> Path:
         """Train to the end, from the last checkpoint if there is one. Returns the exported file.
 
         Raises:
             DivergedError: a loss or gradient is not finite. The checkpoint before it is kept.
-            KeyboardInterrupt: after Ctrl-C or SIGTERM, once the step in hand is finished and saved.
+            CheckpointError: the disk is too small for the checkpoints, or full at the end.
+            KeyboardInterrupt: after Ctrl-C, once the step in hand is finished and saved.
+            SystemExit: likewise after SIGTERM or SIGUSR1, with 128 + the signal's number.
         """
         with world(self.device) as place:
             return self._run(place)
 
     def _run(self, place: World) -> Path:
-        settings, method = self.settings, self.method
-        local_batch, remainder = divmod(settings.batch_size, place.size)
-        if remainder:
-            raise SonoDistillError(
-                f"a batch of {settings.batch_size} cannot be shared by {place.size} processes",
-                remedy="choose a batch size that is a multiple of the number of processes",
-            )
+        settings = self.settings
         torch.manual_seed(settings.seed)
-        method.to(place.device)
-        optimizer = torch.optim.AdamW(decay_groups(method.network, settings.weight_decay), lr=settings.learning_rate)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        start = self._resume(optimizer, place)
-        network = method.network
-        if place.size > 1:
-            network = DistributedDataParallel(
-                network, device_ids=[place.device.index] if place.device.type == "cuda" else None
-            )
-        samples = len(self.dataset)  # type: ignore[arg-type]
-        # A data set may know its order, its way of collating, and how its workers have to be started.
-        order = getattr(self.dataset, "order", lambda seed: EndlessShuffle(samples, seed))(settings.seed)
-        batches = StepBatches(order, local_batch, start, self.total_steps, place.rank, place.size)
-        loader = DataLoader(
-            self.dataset,
-            batch_sampler=batches,
-            collate_fn=getattr(self.dataset, "collate", None),
-            num_workers=settings.workers,
-            multiprocessing_context=getattr(self.dataset, "start_method", None) if settings.workers else None,
-            pin_memory=place.device.type == "cuda",
-        )
         bf16 = use_bf16(settings.precision, place.device)
+        self.method.prepare(place.device, bf16)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        state = _State(self.method.network, settings, place, bf16)
+        start = self._resume(state)
         logger.info("training in %s on %s, %d steps", "bf16" if bf16 else "fp32", place.device, self.total_steps)
-        with stop_requests() as stop, progress_bar(self.total_steps, start, place.is_main) as progress:
-            clock = Clock()
-            for step, batch in enumerate(clock.waiting(loader), start):
-                values = self._step(network, optimizer, batch, step, place, bf16)
-                done = step + 1
-                clock.count(settings.batch_size)
-                last = done == self.total_steps
-                if place.is_main and (done % settings.log_steps == 0 or last or step == start):
-                    row: dict[str, Any] = {"step": done, "epoch": round(done * settings.batch_size / samples, 4)}
-                    self._log(row | values | clock.report(), progress)
-                progress.advance()
-                stopping = any_rank(stop.is_set(), place)
-                if place.is_main and (done % settings.checkpoint_steps == 0 or last or stopping):
-                    self._save(optimizer, done)
-                if stopping and not last:
-                    raise KeyboardInterrupt
-        product = self.output_dir / "student.safetensors"
+        with stop_requests() as stop, self._writers(start, place) as writers:
+            self._train(state, start, stop, writers)
+        product = self.output_dir / PRODUCT
         if place.is_main:
-            method.export(product)
+            self.method.export(product, state.best, self._record())
         return product
 
-    def _step(
-        self,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: dict[str, Tensor],
-        step: int,
-        place: World,
-        bf16: bool,
-    ) -> dict[str, float]:
+    def _train(self, state: _State, start: int, stop: StopRequests, writers: Writers | None) -> None:
+        settings, place, total = self.settings, state.place, self.total_steps
+        clock = Clock()
+        loader = clock.waiting(self._loader(start, place))
+        watch = self._watch(start)
+        with progress_bar(total, start, place.is_main) as progress:
+            for step in range(start, total):
+                values = self._step(state, loader, step)
+                done, last = step + 1, step + 1 == total
+                clock.count(settings.batch_size)
+                looks = bool(self.monitors) and (
+                    last or (settings.monitor_steps and done % settings.monitor_steps == 0)
+                )
+                if place.is_main and (done % settings.log_steps == 0 or last or looks or step == start):
+                    row = {"step": done, "epoch": round(done * settings.batch_size / self._samples, 4)}
+                    row |= {name: float(value) for name, value in values.items()} | clock.report()
+                    found = self._look(state) if looks else {}
+                    self._log(row | found, writers, watch)
+                    progress.show(row, found)
+                progress.advance()
+                stopping = largest(stop.signal_number or 0, place)
+                if done % settings.checkpoint_steps == 0 or last or stopping:
+                    self._save(state, done, keep_on=not (last or stopping))
+                if stopping and not last:
+                    raise stopped(stopping)
+                if looks:
+                    clock.report()  # the time it took to look is not the training's
+
+    def _step(self, state: _State, batches: Any, step: int) -> dict[str, Any]:
         """One optimiser step; what it lost, and at which learning rate and gradient norm."""
-        torch.manual_seed(_seed(self.settings.seed, step, place.rank))
-        rate = self.settings.learning_rate_at(step, len(self.dataset))  # type: ignore[arg-type]
-        for group in optimizer.param_groups:
+        settings, place = self.settings, state.place
+        torch.manual_seed(_seed(settings.seed, step, place.rank))
+        rate = settings.learning_rate_at(step, self._samples)
+        for group in state.optimizer.param_groups:
             group["lr"] = rate
-        batch = {name: value.to(place.device, non_blocking=True) for name, value in batch.items()}
-        with torch.autocast(place.device.type, torch.bfloat16, enabled=bf16):
-            losses = self.method.step(network, batch, step)
-        optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        norm = float(nn.utils.clip_grad_norm_(self.method.network.parameters(), self.settings.clip))
-        values = {name: float(value.detach()) for name, value in losses.items()}
-        if not (math.isfinite(norm) and math.isfinite(values["loss"])):
+        state.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for part in range(settings.accumulate):
+            batch = {name: value.to(place.device, non_blocking=True) for name, value in next(batches).items()}
+            with state.synchronised(last=part == settings.accumulate - 1):
+                with torch.autocast(place.device.type, torch.bfloat16, enabled=state.bf16):
+                    losses = self.method.step(state.wrapped, batch, step * settings.accumulate + part)
+                (losses["loss"] / settings.accumulate).backward()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.detach() / settings.accumulate
+        norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip)
+        values = {**sums, "learning_rate": rate, "gradient_norm": norm}
+        # Asking a GPU for a number makes it wait, so that it is asked only where the number is needed anyway.
+        if (
+            place.device.type == "cpu"
+            or (step + 1) % settings.log_steps == 0
+            or (step + 1) % settings.checkpoint_steps == 0
+        ):
+            self._require_finite(float(sums["loss"]), float(norm), step)
+        state.optimizer.step()
+        if state.average is not None:
+            state.average.update(state.network, step=step)
+        return values
+
+    def _require_finite(self, loss: float, norm: float, step: int) -> None:
+        if not (math.isfinite(norm) and math.isfinite(loss)):
             raise DivergedError(
-                f"the loss is {values['loss']} and the gradient norm {norm} at step {step}",
+                f"the loss is {loss} and the gradient norm {norm} at step {step}",
                 path=self.output_dir,
                 remedy="lower the learning rate or lengthen the warm-up; the last checkpoint is kept",
             )
-        optimizer.step()
-        return values | {"learning_rate": rate, "gradient_norm": norm}
+
+    def _loader(self, start: int, place: World) -> DataLoader[Any]:
+        settings, dataset = self.settings, self.dataset
+        parts = place.size * settings.accumulate
+        local_batch, remainder = divmod(settings.batch_size, parts)
+        if remainder:
+            raise SonoDistillError(
+                f"a batch of {settings.batch_size} cannot be shared by {place.size} processes"
+                + (f" and {settings.accumulate} parts" if settings.accumulate > 1 else ""),
+                remedy=f"choose a batch size that is a multiple of {parts}",
+            )
+        # A data set may know its order, its way of collating, and how its workers have to be started.
+        order = getattr(dataset, "order", lambda seed: EndlessShuffle(self._samples, seed))(settings.seed)
+        first, stop = start * settings.accumulate, self.total_steps * settings.accumulate
+        return DataLoader(
+            dataset,
+            batch_sampler=StepBatches(order, local_batch, first, stop, place.rank, place.size),
+            collate_fn=getattr(dataset, "collate", None),
+            num_workers=settings.workers,
+            multiprocessing_context=getattr(dataset, "start_method", None) if settings.workers else None,
+            pin_memory=place.device.type == "cuda",
+            worker_init_fn=ignore_stop_signals,
+        )
+
+    def _look(self, state: _State) -> dict[str, float]:
+        """What the monitors find; training goes on as if they had not looked."""
+        encoder = self.method.encoder(state.best)
+        modes = {module: module.training for module in encoder.modules()}
+        encoder.eval()
+        devices = [state.place.device] if state.place.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.no_grad():
+            self._found = {k: v for monitor in self.monitors for k, v in monitor(encoder, state.place.device).items()}
+        for module, mode in modes.items():
+            module.training = mode
+        return self._found
 
     def _identity(self) -> dict[str, Any]:
         """What must not change between a checkpoint and the training that goes on from it."""
         settings = self.settings
         of_data = self.dataset.identity() if hasattr(self.dataset, "identity") else {}
+        own = ("batch_size", "accumulate", "seed", "learning_rate", "weight_decay", "clip", "ema")
         return (
             self.method.identity()
             | of_data
-            | {
-                "samples": len(self.dataset),  # type: ignore[arg-type]
-                "batch_size": settings.batch_size,
-                "seed": settings.seed,
-                "total_steps": self.total_steps,
-                "learning_rate": settings.learning_rate,
-            }
+            | {"samples": self._samples, "total_steps": self.total_steps}
+            | {name: getattr(settings, name) for name in own}
         )
 
-    def _save(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        state = {
-            "step": step,
-            "identity": self._identity(),
-            "network": self.method.network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        }
-        with atomic_path(self.output_dir / CHECKPOINT) as temporary:
-            torch.save(state, temporary)
+    def _record(self) -> dict[str, Any]:
+        """Recipe, data and last measurements, for the header of the product."""
+        return {**self.record, "recipe": self._identity(), "metrics": self._found}
 
-    def _resume(self, optimizer: torch.optim.Optimizer, place: World) -> int:
-        path = self.output_dir / CHECKPOINT
-        if not path.is_file():
+    def _save(self, state: _State, step: int, keep_on: bool) -> None:
+        """Save; when that fails in mid-training, say so and go on: the next checkpoint may find room again."""
+        if not state.place.is_main:
+            return
+        try:
+            save_checkpoint(self.output_dir, state.contents() | {"step": step, "identity": self._identity()})
+        except CheckpointError as error:
+            if not keep_on:
+                raise
+            logger.error("%s", error)
+
+    def _resume(self, state: _State) -> int:
+        place = state.place
+        found = load_checkpoint(self.output_dir, self._identity(), place.device)
+        if found is None:
             if place.is_main:
-                (self.output_dir / LOG).unlink(missing_ok=True)
+                require_room(self.output_dir, state.contents())
             return 0
-        state = torch.load(path, map_location=place.device, weights_only=True)
-        now = self._identity()
-        if state["identity"] != now:
-            changed = {
-                name: (value, now.get(name)) for name, value in state["identity"].items() if value != now.get(name)
-            }
-            raise SonoDistillError(
-                f"this training was started with other settings (before, now): {changed}",
-                path=path,
-                remedy="use the same settings to go on, or another output folder to start anew",
-            )
-        self.method.network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = int(state["step"])
-        if place.is_main:
-            logger.info("going on from step %d of %d", step, self.total_steps)
-            cut_log(self.output_dir / LOG, step)
-        return step
+        state.restore(found)
+        logger.info("going on from step %d of %d", found["step"], self.total_steps)
+        return int(found["step"])
 
-    def _log(self, row: dict[str, Any], progress: Bar) -> None:
-        with (self.output_dir / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        progress.show(row)
+    def _writers(self, start: int, place: World) -> AbstractContextManager[Writers | None]:
+        if not place.is_main:
+            return nullcontext()
+        return Writers(self.output_dir, self.settings.logs, start_step=start, settings=self._identity())
+
+    def _watch(self, start: int) -> LossWatch:
+        """What warns of a training that goes wrong, knowing what was logged before."""
+        samples = self._samples
+        watch = LossWatch(self.total_steps, self.settings.warmup_steps(samples), self.settings.clip)
+        path = self.output_dir / LOG
+        if start and path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                watch.update(json.loads(line))
+        return watch
+
+    def _log(self, row: dict[str, Any], writers: Writers | None, watch: LossWatch) -> None:
+        if writers:
+            writers.write(row)
+        if warning := watch.update(row):
+            logger.warning("step %d: %s", row["step"], warning)
         if self.on_log:
             self.on_log(row)
+
+
+class _State:
+    """All that changes while training."""
+
+    def __init__(self, network: nn.Module, settings: Settings, place: World, bf16: bool) -> None:
+        self.network, self.place, self.bf16 = network, place, bf16
+        groups = decay_groups(network, settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        self.average = ModelEmaV3(network, decay=settings.ema, use_warmup=True) if settings.ema else None
+        self.wrapped = network
+        if place.size > 1:
+            self.wrapped = DistributedDataParallel(
+                network, device_ids=[place.device.index] if place.device.type == "cuda" else None
+            )
+
+    @property
+    def best(self) -> nn.Module:
+        """The average where there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def synchronised(self, last: bool) -> AbstractContextManager[None]:
+        """Processes add their gradients up once a step, with its last part."""
+        if last or not isinstance(self.wrapped, DistributedDataParallel):
+            return nullcontext()
+        return self.wrapped.no_sync()
+
+    def contents(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        contents = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return contents if self.average is None else contents | {"average": self.average.module.state_dict()}
+
+    def restore(self, contents: Mapping[str, Any]) -> None:
+        """From a checkpoint."""
+        self.network.load_state_dict(contents["network"])
+        self.optimizer.load_state_dict(contents["optimizer"])
+        if self.average is not None:
+            self.average.module.load_state_dict(contents["average"])
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

@@ -7,11 +7,12 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sonodistill.bundle import Workflow
+from sonodistill.bundle import CONFIGS, Workflow, package_bundle
 from sonodistill.errors import BundleConfigError
 
 
@@ -55,3 +56,18 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         if "=" not in word:
             raise BundleConfigError(f"--set {word} has no value", remedy="write --set NAME=VALUE")
     return {name: yaml.safe_load(value) for name, _, value in (word.partition("=") for word in settings)}
+
+
+def recipe_files(names: Sequence[str]) -> list[str]:
+    """The overlays of distill.yaml with these names, or the files that they name.
+
+    Raises:
+        BundleConfigError: there is no such recipe.
+    """
+    folder = package_bundle() / CONFIGS / "recipes"
+    files = [Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml" for name in names]
+    for name, file in zip(names, files, strict=True):
+        if not file.is_file():
+            known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+            raise BundleConfigError(f"there is no recipe {name}", remedy=f"choose among {known}, or name a YAML file")
+    return [str(file) for file in files]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sonodistill import __version__
-from sonodistill.networks.encoder import Encoder
+from sonodistill.errors import BundleConfigError
+from sonodistill.networks.encoder import Encoder, plain_state_dict
 from sonodistill.weights import WeightsInfo, save_weights
 from sonodistill_training.distill.augment import finish, mixup
-from sonodistill_training.distill.objective import token_mse
-from sonodistill_training.distill.teacher import Teacher
+from sonodistill_training.distill.engine import Engine, TorchEngine, make_engine
+from sonodistill_training.distill.objective import ChannelStatistics, Objective
+from sonodistill_training.distill.teacher import Teacher, check_grids, combined_notice
 
 HIDDEN = 2048
+MIXUPS = ("batch", "sample", "off")
 
 
 class Projector(nn.Sequential):
@@ -44,91 +47,160 @@ class _ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class StudentWithProjector(nn.Module):
-    """Eq. 2 and 3: encoder, projector, then bilinear to the teacher's grid.
+class StudentWithProjectors(nn.Module):
+    """Eq. 2 and 3: encoder and projectors, one for each teacher and supervised map.
 
-    Projecting first gives the same numbers as upsampling first (a linear layer commutes with interpolation) at a
-    fraction of the cost.
+    What Eq. 3 does after it, resizing to the teacher's grid, is the objective's. Projecting first gives the same
+    numbers as resizing first (a linear layer commutes with interpolation) at a fraction of the cost.
+
+    Args:
+        dims: channels of each teacher.
+        levels: how many of the student's last maps are supervised; the paper's is the last alone.
     """
 
-    def __init__(self, student: Encoder, dim: int, projector_layers: int = 1) -> None:
+    def __init__(self, student: Encoder, dims: Sequence[int], projector_layers: int = 1, levels: int = 1) -> None:
         super().__init__()
+        if not 1 <= levels <= len(student.channels):
+            raise BundleConfigError(
+                f"levels is {levels}, but {student.name} has {len(student.channels)} maps", remedy="give 1 to that many"
+            )
         self.student = student
-        self.projector = Projector(student.num_features, dim, projector_layers)
+        self.levels = levels
+        self.projectors = nn.ModuleList(
+            Projector(channels, dim, projector_layers) for dim in dims for channels in student.channels[-levels:]
+        )
 
-    def forward(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, 1, H, W) in [0, 1] -> (B, dim, *grid)."""
-        tokens = self.projector(self.student(images))
-        return functional.interpolate(tokens, size=grid, mode="bilinear", align_corners=False)
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 1, H, W) in [0, 1] -> (B, dim, H_S, W_S) for each teacher's levels, the coarsest last."""
+        maps = self.student.pyramid(images)[-self.levels :]
+        return [projector(maps[number % self.levels]) for number, projector in enumerate(self.projectors)]
 
 
 class Distillation:
     """The method the training loop runs.
 
     Args:
-        teacher: frozen; it is neither trained nor saved.
+        teacher: frozen, one or several; neither trained nor saved. The losses of several are averaged.
         student: any encoder.
         projector_layers: 1, or 2 for the "two-layer MLP" of section 3.5.
-        use_mixup: Eq. 7, always on in the paper's main recipe.
+        mixup: Eq. 7 with one lambda for a "batch" (the paper), for each "sample", or "off".
+        objective: by default the paper's.
+        levels: how many of the student's last maps are supervised.
+        grid: the teacher's tokens are averaged to this many a side; None keeps them.
         seed: of mixup's draws, which depend on nothing else but the step.
         corpus_sha256: of the frames, written into the student's file.
+        teacher_engine: what computes the teacher, see :func:`make_engine`.
+        compile_student: torch.compile for the student. It costs minutes at the start.
     """
 
     def __init__(
         self,
-        teacher: Teacher,
+        teacher: Teacher | Sequence[Teacher],
         student: Encoder,
         projector_layers: int = 1,
-        use_mixup: bool = True,
+        mixup: str = "batch",
+        objective: Objective | None = None,
+        levels: int = 1,
+        grid: int | None = None,
         seed: int = 0,
         corpus_sha256: str = "",
         input_size: int = 224,
+        teacher_engine: str = "auto",
+        compile_student: bool = False,
     ) -> None:
-        self.teacher = teacher
-        self.network = StudentWithProjector(student, teacher.dim, projector_layers)
-        self.use_mixup = use_mixup
+        if mixup not in MIXUPS:
+            raise BundleConfigError(f"unknown mixup {mixup}", remedy=f"choose one of {', '.join(MIXUPS)}")
+        self.teachers = [teacher] if isinstance(teacher, Teacher) else list(teacher)
+        check_grids(self.teachers, input_size, student.reductions[-1])
+        self.network = StudentWithProjectors(student, [t.dim for t in self.teachers], projector_layers, levels)
+        self.objective = objective or Objective()
+        if self.objective.normalisation == "standardize":
+            self.network.statistics = nn.ModuleList(ChannelStatistics(t.dim) for t in self.teachers)
+        self.mixup = mixup
+        self.grid = grid
         self.seed = seed
         self.corpus_sha256 = corpus_sha256
         self.input_size = input_size
+        self.teacher_engine = teacher_engine
+        self.compile_student = compile_student
+        self._engines: list[Engine] = [TorchEngine(teacher, bf16=False) for teacher in self.teachers]
 
-    def to(self, device: torch.device) -> None:
-        """Move both networks. Convolutions of the student run channels-last, which is faster on CPU and GPU."""
-        self.teacher.to(device)
+    def prepare(self, device: torch.device, bf16: bool) -> None:
+        """Move the networks. Convolutions of the student run channels-last, which is faster on CPU and GPU."""
+        for teacher in self.teachers:
+            teacher.to(device)
         self.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.compile_student:
+            self.network.student.model.compile()
+        self._engines = [
+            make_engine(teacher, device, bf16, self.input_size, self.teacher_engine) for teacher in self.teachers
+        ]
 
     def step(self, network: nn.Module, batch: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Losses for ``image`` (B, 1, H, W) uint8, ``blur`` (B,) pixels and, where it is on, ``intensity`` (B, 3)."""
+        """Losses for ``image`` (B, 1, H, W) uint8 and what the device is to do to it (see :func:`finish`)."""
         images = finish(batch)
-        if self.use_mixup:
-            images = mixup(images, torch.Generator().manual_seed(self.seed * 1_000_003 + step))
-        with torch.no_grad():
-            target = self.teacher(images)  # Eq. 4: (B, n * d_T, h, w)
-        grid = (target.shape[-2], target.shape[-1])
-        prediction = network(images.contiguous(memory_format=torch.channels_last), grid)  # Eq. 5: the same view
-        return token_mse(prediction, target)
+        if self.mixup != "off":
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+            images = mixup(images, generator, per_sample=self.mixup == "sample")
+        targets = self.targets(images)  # Eq. 4: (B, n * d_T, h, w) each
+        predictions = network(images.contiguous(memory_format=torch.channels_last))  # Eq. 5: the same view
+        levels = len(predictions) // len(targets)
+        values: dict[str, Tensor] = {}
+        losses = []
+        for number, target in enumerate(targets):
+            statistics = self._statistics(number, target)
+            for prediction in predictions[number * levels : (number + 1) * levels]:
+                values = self.objective(prediction, target, statistics)
+                losses.append(values["loss"])
+        return values | {"loss": torch.stack(losses).mean()}
+
+    def targets(self, images: Tensor) -> list[Tensor]:
+        """(B, D, h, w) tokens of each teacher."""
+        found = [engine(images) for engine in self._engines]
+        return found if self.grid is None else [functional.adaptive_avg_pool2d(tokens, self.grid) for tokens in found]
+
+    def _statistics(self, number: int, target: Tensor) -> ChannelStatistics | None:
+        if self.objective.normalisation != "standardize":
+            return None
+        statistics: ChannelStatistics = self.network.statistics[number]  # type: ignore[index,assignment]
+        statistics.update(target)
+        return statistics
+
+    @staticmethod
+    def encoder(network: nn.Module) -> nn.Module:
+        """The part of ``network`` (or of a copy of it) that is the product."""
+        return network.student  # type: ignore[return-value]
 
     def identity(self) -> dict[str, Any]:
         """What makes it this distillation and no other."""
         return {
-            "teacher": self.teacher.name,
+            "teacher": "+".join(teacher.name for teacher in self.teachers),
             "student": self.network.student.name,
-            "projector": [type(layer).__name__ for layer in self.network.projector],
-            "mixup": self.use_mixup,
+            "projector": [type(layer).__name__ for layer in self.network.projectors[0]],  # type: ignore[union-attr]
+            "levels": self.network.levels,
+            "objective": repr(self.objective),
+            "mixup": self.mixup,
+            "grid": self.grid,
             "input_size": self.input_size,
             "corpus_sha256": self.corpus_sha256,
         }
 
-    def export(self, path: Path) -> None:
-        """Write the student alone: no projector, no teacher."""
-        student = self.network.student
+    def export(self, path: Path, network: nn.Module | None = None, record: Mapping[str, Any] | None = None) -> None:
+        """Write the student of ``network`` (an average of it, say) alone: no projector, no teacher.
+
+        Args:
+            record: further fields of the header: recipe, metrics, licences of the corpus, version of the code.
+        """
+        student: Any = self.encoder(network or self.network)
         info = WeightsInfo(
             kind="encoder",
             architecture=student.name,
             normalisation=student.input.normalisation,
             input_size=(self.input_size, self.input_size),
-            teacher=self.teacher.name,
+            teacher=self.identity()["teacher"],
             corpus_hash=self.corpus_sha256,
-            licence_notice=self.teacher.licence_notice,
+            licence_notice=combined_notice(self.teachers),
             version=__version__,
+            **(record or {}),
         )
-        save_weights(path, student.state_dict(), info)
+        save_weights(path, plain_state_dict(student), info)

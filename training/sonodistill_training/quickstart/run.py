@@ -99,16 +99,17 @@ class QuickStart:
         self.say("timing a step")
         options = self.options
         teacher = load_teacher(options.teacher, input_size=options.distill_size)
-        method = Distillation(teacher, Encoder(options.student))
+        method = Distillation(teacher, Encoder(options.student), input_size=options.distill_size)
         device = pick_device()
-        method.to(device)
+        bf16 = use_bf16("auto", device)
+        method.prepare(device, bf16)
         views = CorpusViews(Corpus(self.folder / "corpus"), options.distill_size)
         positions = [(i, i % len(views)) for i in range(options.batch_size)]
         batch = {name: values.to(device) for name, values in views.__getitems__(positions).items()}
         seconds = []
         for _ in range(3):
             began = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16("auto", device)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 loss = method.step(method.network, batch, 0)["loss"]
             loss.backward()
             seconds.append(time.perf_counter() - began)
