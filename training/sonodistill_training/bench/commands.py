@@ -76,5 +76,32 @@ def shards(
     show(bench_formats(corpus, count=count, rounds=rounds, seed=seed), as_json)
 
 
+@app.command()
+def distill(
+    data: Annotated[list[str], typer.Argument(help="A corpus, or ultrasound files or folders.")],
+    student: Annotated[str, typer.Option(help="Any timm encoder.")] = "resnet18",
+    teacher: Annotated[str, typer.Option(help="As for `sonodistill distill`.")] = "dinov2_vits14",
+    input_size: Annotated[int, typer.Option(help="Pixels.")] = 196,
+    batch_size: Annotated[int, typer.Option(min=2, help="Views a step.")] = 64,
+    steps: Annotated[int, typer.Option(min=4, help="Timed steps of a round.")] = 12,
+    rounds: Annotated[int, typer.Option(min=1, help="Of which all steps count.")] = 2,
+    peer: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(exists=True, help="Python of an environment with lightly-train, which is then timed in turns."),
+    ] = None,
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """Images a second of a distillation, its overhead over bare computation, bf16 beside fp32, and a peer.
+
+    Example: sonodistill bench distill frames/ --peer peer/bin/python --json
+    """
+    from sonodistill_training.bench.distill import Setup, bench_distill
+    from sonodistill_training.bench.report import show
+
+    setup = Setup(student, teacher, input_size, batch_size, steps, rounds, seed)
+    show(bench_distill(data, setup, peer), as_json)
+
+
 if __name__ == "__main__":
     app()
