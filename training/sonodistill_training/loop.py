@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from sonodistill.errors import SonoDistillError
@@ -24,7 +22,8 @@ from sonodistill_training.logs import Writers
 from sonodistill_training.monitor.watch import LossWatch
 from sonodistill_training.progress import Clock, StopRequests, ignore_stop_signals, progress_bar, stop_requests, stopped
 from sonodistill_training.sampling import EndlessShuffle, StepBatches
-from sonodistill_training.settings import Settings, decay_groups
+from sonodistill_training.settings import Settings
+from sonodistill_training.state import State
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +124,7 @@ class Loop:
         bf16 = use_bf16(settings.precision, place.device)
         self.method.prepare(place.device, bf16)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        state = _State(self.method.network, settings, place, bf16)
+        state = State(self.method.network, settings, place, bf16)
         start = self._resume(state)
         logger.info("training in %s on %s, %d steps", "bf16" if bf16 else "fp32", place.device, self.total_steps)
         with stop_requests() as stop, self._writers(start, place) as writers:
@@ -135,7 +134,7 @@ class Loop:
             self.method.export(product, state.best, self._record())
         return product
 
-    def _train(self, state: _State, start: int, stop: StopRequests, writers: Writers | None) -> None:
+    def _train(self, state: State, start: int, stop: StopRequests, writers: Writers | None) -> None:
         settings, place, total = self.settings, state.place, self.total_steps
         clock = Clock()
         loader = clock.waiting(self._loader(start, place))
@@ -145,10 +144,12 @@ class Loop:
                 values = self._step(state, loader, step)
                 done, last = step + 1, step + 1 == total
                 clock.count(settings.batch_size)
-                looks = bool(self.monitors) and (
-                    last or (settings.monitor_steps and done % settings.monitor_steps == 0)
-                )
-                if place.is_main and (done % settings.log_steps == 0 or last or looks or step == start):
+                looks = bool(self.monitors) and (last or _due(done, settings.monitor_steps))
+                logs = last or looks or step == start or done % settings.log_steps == 0
+                # A GPU that is asked for a number makes the program wait: it is asked where that is needed anyway.
+                if logs or place.device.type == "cpu":
+                    self._require_finite(values, step)
+                if place.is_main and logs:
                     row = {"step": done, "epoch": round(done * settings.batch_size / self._samples, 4)}
                     row |= {name: float(value) for name, value in values.items()} | clock.report()
                     found = self._look(state) if looks else {}
@@ -156,14 +157,15 @@ class Loop:
                     progress.show(row, found)
                 progress.advance()
                 stopping = largest(stop.signal_number or 0, place)
-                if done % settings.checkpoint_steps == 0 or last or stopping:
+                if last or stopping or _due(done, settings.checkpoint_steps):
+                    self._require_finite(values, step)
                     self._save(state, done, keep_on=not (last or stopping))
                 if stopping and not last:
                     raise stopped(stopping)
                 if looks:
                     clock.report()  # the time it took to look is not the training's
 
-    def _step(self, state: _State, batches: Any, step: int) -> dict[str, Any]:
+    def _step(self, state: State, batches: Any, step: int) -> dict[str, Any]:
         """One optimiser step; what it lost, and at which learning rate and gradient norm."""
         settings, place = self.settings, state.place
         torch.manual_seed(_seed(settings.seed, step, place.rank))
@@ -181,20 +183,13 @@ class Loop:
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value.detach() / settings.accumulate
         norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip)
-        values = {**sums, "learning_rate": rate, "gradient_norm": norm}
-        # Asking a GPU for a number makes it wait, so that it is asked only where the number is needed anyway.
-        if (
-            place.device.type == "cpu"
-            or (step + 1) % settings.log_steps == 0
-            or (step + 1) % settings.checkpoint_steps == 0
-        ):
-            self._require_finite(float(sums["loss"]), float(norm), step)
         state.optimizer.step()
         if state.average is not None:
             state.average.update(state.network, step=step)
-        return values
+        return {**sums, "learning_rate": rate, "gradient_norm": norm}
 
-    def _require_finite(self, loss: float, norm: float, step: int) -> None:
+    def _require_finite(self, values: Mapping[str, Any], step: int) -> None:
+        loss, norm = float(values["loss"]), float(values["gradient_norm"])
         if not (math.isfinite(norm) and math.isfinite(loss)):
             raise DivergedError(
                 f"the loss is {loss} and the gradient norm {norm} at step {step}",
@@ -225,7 +220,7 @@ class Loop:
             worker_init_fn=ignore_stop_signals,
         )
 
-    def _look(self, state: _State) -> dict[str, float]:
+    def _look(self, state: State) -> dict[str, float]:
         """What the monitors find; training goes on as if they had not looked."""
         encoder = self.method.encoder(state.best)
         modes = {module: module.training for module in encoder.modules()}
@@ -253,7 +248,7 @@ class Loop:
         """Recipe, data and last measurements, for the header of the product."""
         return {**self.record, "recipe": self._identity(), "metrics": self._found}
 
-    def _save(self, state: _State, step: int, keep_on: bool) -> None:
+    def _save(self, state: State, step: int, keep_on: bool) -> None:
         """Save; when that fails in mid-training, say so and go on: the next checkpoint may find room again."""
         if not state.place.is_main:
             return
@@ -264,7 +259,7 @@ class Loop:
                 raise
             logger.error("%s", error)
 
-    def _resume(self, state: _State) -> int:
+    def _resume(self, state: State) -> int:
         place = state.place
         found = load_checkpoint(self.output_dir, self._identity(), place.device)
         if found is None:
@@ -299,42 +294,9 @@ class Loop:
             self.on_log(row)
 
 
-class _State:
-    """All that changes while training."""
-
-    def __init__(self, network: nn.Module, settings: Settings, place: World, bf16: bool) -> None:
-        self.network, self.place, self.bf16 = network, place, bf16
-        groups = decay_groups(network, settings.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-        self.average = ModelEmaV3(network, decay=settings.ema, use_warmup=True) if settings.ema else None
-        self.wrapped = network
-        if place.size > 1:
-            self.wrapped = DistributedDataParallel(
-                network, device_ids=[place.device.index] if place.device.type == "cuda" else None
-            )
-
-    @property
-    def best(self) -> nn.Module:
-        """The average where there is one."""
-        return self.network if self.average is None else self.average.module
-
-    def synchronised(self, last: bool) -> AbstractContextManager[None]:
-        """Processes add their gradients up once a step, with its last part."""
-        if last or not isinstance(self.wrapped, DistributedDataParallel):
-            return nullcontext()
-        return self.wrapped.no_sync()
-
-    def contents(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        contents = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return contents if self.average is None else contents | {"average": self.average.module.state_dict()}
-
-    def restore(self, contents: Mapping[str, Any]) -> None:
-        """From a checkpoint."""
-        self.network.load_state_dict(contents["network"])
-        self.optimizer.load_state_dict(contents["optimizer"])
-        if self.average is not None:
-            self.average.module.load_state_dict(contents["average"])
+def _due(step: int, every: int) -> bool:
+    """Whether something is to be done after this step; ``every`` 0 is never."""
+    return every > 0 and step % every == 0
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
