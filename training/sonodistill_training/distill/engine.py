@@ -1,4 +1,4 @@
-"""What computes the frozen teacher: torch, or OpenVINO, which on a CPU takes about half the time."""
+"""What computes the frozen teacher: torch, or on a CPU OpenVINO."""
 
 from __future__ import annotations
 
