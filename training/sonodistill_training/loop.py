@@ -19,6 +19,7 @@ from sonodistill.networks.precision import use_bf16
 from sonodistill_training.checkpoint import CheckpointError, load_checkpoint, require_room, save_checkpoint
 from sonodistill_training.distributed import World, largest, world
 from sonodistill_training.logs import Writers
+from sonodistill_training.memory import keep_freed_memory
 from sonodistill_training.monitor.watch import LossWatch
 from sonodistill_training.progress import Clock, StopRequests, ignore_stop_signals, progress_bar, stop_requests, stopped
 from sonodistill_training.sampling import EndlessShuffle, StepBatches
@@ -122,6 +123,8 @@ class Loop:
         settings = self.settings
         torch.manual_seed(settings.seed)
         bf16 = use_bf16(settings.precision, place.device)
+        if place.device.type == "cpu":
+            keep_freed_memory()
         self.method.prepare(place.device, bf16)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         state = State(self.method.network, settings, place, bf16)
@@ -253,7 +256,9 @@ class Loop:
         if not state.place.is_main:
             return
         try:
-            save_checkpoint(self.output_dir, state.contents() | {"step": step, "identity": self._identity()})
+            found = {"found": self._found} if self._found else {}
+            contents = state.contents() | found
+            save_checkpoint(self.output_dir, contents | {"step": step, "identity": self._identity()})
         except CheckpointError as error:
             if not keep_on:
                 raise
@@ -267,13 +272,20 @@ class Loop:
                 require_room(self.output_dir, state.contents())
             return 0
         state.restore(found)
+        self._found = dict(found.get("found", {}))
         logger.info("going on from step %d of %d", found["step"], self.total_steps)
         return int(found["step"])
 
     def _writers(self, start: int, place: World) -> AbstractContextManager[Writers | None]:
         if not place.is_main:
             return nullcontext()
-        return Writers(self.output_dir, self.settings.logs, start_step=start, settings=self._identity())
+        return Writers(
+            self.output_dir,
+            self.settings.logs,
+            start_step=start,
+            tracking_uri=self.settings.mlflow_uri,
+            settings=self._identity(),
+        )
 
     def _watch(self, start: int) -> LossWatch:
         """What warns of a training that goes wrong, knowing what was logged before."""

@@ -31,6 +31,7 @@ class Settings:
         checkpoint_steps: save every so many steps (and at the end, and on Ctrl-C).
         monitor_steps: look at the encoder every so many steps (and at the end); 0 = at the end alone.
         logs: "jsonl", and beside it "csv", "tensorboard", "mlflow".
+        mlflow_uri: where MLflow logs to; a SQLite file in the output folder when None.
     """
 
     max_epochs: float = 1000
@@ -49,6 +50,7 @@ class Settings:
     ema: float = 0.0
     monitor_steps: int = 0
     logs: Sequence[str] = ("jsonl",)
+    mlflow_uri: str | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

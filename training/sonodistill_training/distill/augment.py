@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from sonodistill_training.distill.augment_options import Count, Range, Share, Within, check, choose
+from sonodistill_training.distill.augment_options import Count, Options, Range, Share, Within, choose
 from sonodistill_training.distill.augment_pixels import (
     change_gain_by_depth,
     change_intensity,
@@ -82,7 +82,7 @@ class Augmentation(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class UltrasoundAugmentation:
+class UltrasoundAugmentation(Options):
     """How views are made. The paper gives no ranges; these are our reading of "moderate zoom" and "mild blur".
 
     What the paper does not have is off: ``depth_blur``, ``intensity``, ``tgc`` and ``speckle`` are 0.
@@ -125,14 +125,6 @@ class UltrasoundAugmentation:
     tgc: Share = 0.0
     tgc_gain: Annotated[Range, Within(-1, 1)] = (-0.1, 0.1)
     tgc_points: Annotated[int, Count(2, 64)] = 6
-
-    def __post_init__(self) -> None:
-        check(self)
-
-    @property
-    def identity(self) -> str:
-        """What a training that goes on must have in common with the one before."""
-        return repr(self)
 
     def draw(self, seed: int, positions: ArrayLike, shapes: ArrayLike) -> Views:
         """The views at these positions of the training, of frames of these (B, 2) shapes."""

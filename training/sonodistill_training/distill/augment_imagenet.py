@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sonodistill_training.distill.augment import CROP_DRAWS, Views, draw_boxes
-from sonodistill_training.distill.augment_options import Range, Share, Within, check, choose
+from sonodistill_training.distill.augment_options import Options, Range, Share, Within, choose
 from sonodistill_training.sampling import uniform
 
 _FLIP, _BLUR, _JITTER, _DRAWS = CROP_DRAWS, CROP_DRAWS + 1, CROP_DRAWS + 3, CROP_DRAWS + 7
 
 
 @dataclass(frozen=True, slots=True)
-class ImageNetAugmentation:
+class ImageNetAugmentation(Options):
     """Crop, horizontal flip, color jitter and blur, in this order; saturation, hue and conversion to gray, which the
     chain has too, leave gray images as they are.
 
@@ -41,14 +41,6 @@ class ImageNetAugmentation:
     contrast: Annotated[Range, Within(0, 10)] = (0.6, 1.4)
     blur: Share = 0.5
     blur_sigma: Annotated[Range, Within(0, 32)] = (0.1, 2.0)
-
-    def __post_init__(self) -> None:
-        check(self)
-
-    @property
-    def identity(self) -> str:
-        """What a training that goes on must have in common with the one before."""
-        return repr(self)
 
     def draw(self, seed: int, positions: ArrayLike, shapes: ArrayLike) -> Views:
         """The views at these positions of the training, of frames of these (B, 2) shapes."""

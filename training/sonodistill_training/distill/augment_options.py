@@ -61,6 +61,20 @@ class Probability:
 Share = Annotated[float, Probability()]
 
 
+class Options:
+    """Base of a frozen dataclass of options, each annotated with one of the above."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def identity(self) -> str:
+        """What a training that goes on must have in common with the one before."""
+        return repr(self)
+
+
 def check(augmentation: Any) -> None:
     """Read every field of a frozen dataclass, each annotated with one of the above; lists become tuples.
 

@@ -1,7 +1,8 @@
-"""What computes the frozen teacher: torch, or on a CPU OpenVINO."""
+"""What computes the frozen teacher (torch, or on a CPU OpenVINO), and what the student."""
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
 import warnings
@@ -9,14 +10,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from timm.layers import Attention
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sonodistill.errors import BundleConfigError
+from sonodistill.networks.encoder import Encoder
 from sonodistill_training.distill.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
 ENGINES = ("auto", "torch", "compile", "openvino")
+STUDENT_ENGINES = ("auto", "torch", "compile", "fast")
 Engine = Callable[[Tensor], Tensor]
 """(B, 1, H, W) float32 in [0, 1] to the teacher's (B, D, h, w) tokens, bfloat16 where the training is."""
 
@@ -54,6 +59,34 @@ def make_engine(teacher: Teacher, device: torch.device, bf16: bool, input_size: 
     if bf16:
         teacher.precast(torch.bfloat16)
     return TorchEngine(teacher, bf16, compiled=kind == "compile")
+
+
+def prepare_student(student: Encoder, device: torch.device, bf16: bool, kind: str = "auto", levels: int = 1) -> None:
+    """Change how a student is computed, in place.
+
+    Args:
+        kind: "torch"; "compile" (torch.compile, minutes at the start); "fast" (the layers of
+            :mod:`sonodistill_training.kernels`, for bfloat16 on a CPU); or "auto": fast where it can be, else torch.
+        levels: how many of the student's last maps are used.
+
+    Raises:
+        BundleConfigError: no such engine, or fast where it is not possible.
+    """
+    if kind not in STUDENT_ENGINES:
+        raise BundleConfigError(f"unknown student engine {kind}", remedy=f"choose one of {', '.join(STUDENT_ENGINES)}")
+    installed = importlib.util.find_spec("numba") is not None
+    possible = installed and bf16 and device.type == "cpu"
+    if kind == "fast" and not possible:
+        raise BundleConfigError(
+            "the fast layers are for bfloat16 on a CPU" if installed else "Numba is not installed",
+            remedy="choose student_engine torch or compile" if installed else "pip install numba",
+        )
+    if kind == "compile":
+        student.model.compile()
+    elif possible and kind != "torch":
+        from sonodistill_training.kernels.accelerate import accelerate
+
+        accelerate(student, first_map=levels == len(student.channels))
 
 
 class TorchEngine:
@@ -110,10 +143,41 @@ class _Whole(nn.Module):
 
     def __init__(self, teacher: Teacher) -> None:
         super().__init__()
-        self.teacher = teacher
+        self.teacher = copy.deepcopy(teacher)
+        for module in list(self.teacher.modules()):
+            for name, child in module.named_children():
+                plain = type(child) is Attention and isinstance(child.q_norm, nn.Identity)
+                if plain and getattr(child, "gate", None) is None:
+                    setattr(module, name, _SplitAttention(child))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.teacher(images)
+
+
+class _SplitAttention(nn.Module):
+    """timm's attention with a layer each for queries, keys and values, which OpenVINO makes fewer copies for."""
+
+    def __init__(self, joint: Attention) -> None:
+        super().__init__()
+        self.heads = joint.num_heads
+        weights = joint.qkv.weight.chunk(3)
+        biases = (None,) * 3 if joint.qkv.bias is None else joint.qkv.bias.chunk(3)
+        self.inputs = nn.ModuleList(_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
+        self.norm, self.proj = joint.norm, joint.proj
+
+    def forward(self, x: Tensor, **_: Any) -> Tensor:
+        """(B, tokens, D)."""
+        query, key, value = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in self.inputs)
+        mixed: Tensor = functional.scaled_dot_product_attention(query, key, value)
+        return self.proj(self.norm(mixed.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
+    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return layer
 
 
 def _store(request: Any, place: Tensor) -> None:

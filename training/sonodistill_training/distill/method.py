@@ -15,7 +15,7 @@ from sonodistill.errors import BundleConfigError
 from sonodistill.networks.encoder import Encoder, plain_state_dict
 from sonodistill.weights import WeightsInfo, save_weights
 from sonodistill_training.distill.augment import finish, mixup
-from sonodistill_training.distill.engine import Engine, TorchEngine, make_engine
+from sonodistill_training.distill.engine import Engine, TorchEngine, make_engine, prepare_student
 from sonodistill_training.distill.objective import ChannelStatistics, Objective
 from sonodistill_training.distill.teacher import Teacher, check_grids, combined_notice
 
@@ -90,7 +90,7 @@ class Distillation:
         seed: of mixup's draws, which depend on nothing else but the step.
         corpus_sha256: of the frames, written into the student's file.
         teacher_engine: what computes the teacher, see :func:`make_engine`.
-        compile_student: torch.compile for the student. It costs minutes at the start.
+        student_engine: what computes the student, see :func:`prepare_student`.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Distillation:
         corpus_sha256: str = "",
         input_size: int = 224,
         teacher_engine: str = "auto",
-        compile_student: bool = False,
+        student_engine: str = "auto",
     ) -> None:
         if mixup not in MIXUPS:
             raise BundleConfigError(f"unknown mixup {mixup}", remedy=f"choose one of {', '.join(MIXUPS)}")
@@ -122,7 +122,7 @@ class Distillation:
         self.corpus_sha256 = corpus_sha256
         self.input_size = input_size
         self.teacher_engine = teacher_engine
-        self.compile_student = compile_student
+        self.student_engine = student_engine
         self._engines: list[Engine] = [TorchEngine(teacher, bf16=False) for teacher in self.teachers]
 
     def prepare(self, device: torch.device, bf16: bool) -> None:
@@ -130,14 +130,16 @@ class Distillation:
         for teacher in self.teachers:
             teacher.to(device)
         self.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.compile_student:
-            self.network.student.model.compile()
+        prepare_student(self.network.student, device, bf16, self.student_engine, self.network.levels)
         self._engines = [
             make_engine(teacher, device, bf16, self.input_size, self.teacher_engine) for teacher in self.teachers
         ]
 
     def step(self, network: nn.Module, batch: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Losses for ``image`` (B, 1, H, W) uint8 and what the device is to do to it (see :func:`finish`)."""
+        """Losses for ``image`` (B, 1, H, W) uint8 and what the device is to do to it (see :func:`finish`).
+
+        ``loss`` is the mean over teachers and supervised maps; the other values are those of the last teacher and map.
+        """
         images = finish(batch)
         if self.mixup != "off":
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)

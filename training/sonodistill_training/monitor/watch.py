@@ -174,29 +174,6 @@ class LossWatch:
             "slow or distant disk."
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """All it remembers, as lists and numbers."""
-        return {
-            "told": list(self.told),
-            "levels": list(self._levels),
-            "piece": list(self._piece),
-            "piece_number": self._piece_number,
-            "norms": list(self._norms),
-            "losses": list(self._losses),
-            "waits": list(self._waits),
-            "best": self._best if math.isfinite(self._best) else None,
-            "widest": self._widest,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave."""
-        self.told = list(state["told"])
-        self._levels, self._piece = list(state["levels"]), list(state["piece"])
-        self._piece_number = float(state["piece_number"])
-        self._norms, self._losses, self._waits = (list(state[name]) for name in ("norms", "losses", "waits"))
-        self._best = math.inf if state["best"] is None else float(state["best"])
-        self._widest = float(state["widest"])
-
 
 def relative_fall(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float, float]:
     """The median of the second half, how much lower it is as a share of the first's, and that share's standard error.
