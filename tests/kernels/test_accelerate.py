@@ -12,7 +12,7 @@ from torch.nn import functional
 from sonodistill.errors import BundleConfigError
 from sonodistill.networks.encoder import Encoder
 from sonodistill_training.distill.engine import prepare_student
-from sonodistill_training.kernels.convolution import SmallMapConv2d, windows
+from sonodistill_training.kernels.convolution import PointwiseConv2d, SmallMapConv2d, windows
 from sonodistill_training.kernels.stem import GrayConv2d, NormalisedPool
 
 pytest.importorskip("numba")
@@ -108,6 +108,26 @@ def test_windows_are_those_of_a_convolution(size, kernel, stride, padding):
     weight = layer.weight.permute(0, 2, 3, 1).reshape(6, -1)
     found = windows(x, layer.kernel_size, layer.stride, layer.padding) @ weight.t()
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2, (2, 1)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_pointwise_convolution_is_torch_s(stride, bias):
+    torch.manual_seed(0)
+    plain = nn.Conv2d(16, 24, 1, stride, bias=bias)
+    fast = copy.deepcopy(plain)
+    fast.__class__ = PointwiseConv2d
+    x = torch.rand(3, 16, 9, 7).contiguous(memory_format=torch.channels_last)
+    found = []
+    for layer in (plain, fast):
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(leaf.bfloat16())
+        y.float().square().sum().backward()
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        found.append([y.float(), leaf.grad, layer.weight.grad])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=0.02, atol=0.02)
 
 
 def test_a_map_that_is_supervised_is_computed():

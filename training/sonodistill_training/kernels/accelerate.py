@@ -9,7 +9,7 @@ from torch import nn
 
 from sonodistill.networks.encoder import Encoder
 from sonodistill_training.kernels.batchnorm import FastBatchNorm2d
-from sonodistill_training.kernels.convolution import SmallMapConv2d
+from sonodistill_training.kernels.convolution import PointwiseConv2d, SmallMapConv2d
 from sonodistill_training.kernels.stem import GrayConv2d, NormalisedPool, OneChannelInput, PooledBefore
 
 
@@ -35,6 +35,8 @@ def accelerate(encoder: Encoder, first_map: bool = False) -> None:
             module.__class__ = FastBatchNorm2d
         elif SmallMapConv2d.fits(module):
             module.__class__ = SmallMapConv2d
+        elif PointwiseConv2d.fits(module):
+            module.__class__ = PointwiseConv2d
 
 
 def _accelerate_stem(encoder: Encoder, first_map: bool) -> None:

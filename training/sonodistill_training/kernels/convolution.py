@@ -1,4 +1,4 @@
-"""The weight gradient of a convolution with few output positions, as one matrix product."""
+"""Convolutions as matrix products, where that is faster than oneDNN's way."""
 
 from __future__ import annotations
 
@@ -39,6 +39,29 @@ class SmallMapConv2d(nn.Conv2d):
             and convolution.dilation == (1, 1)
             and convolution.padding_mode == "zeros"
             and not isinstance(convolution.padding, str)
+        )
+
+
+class PointwiseConv2d(nn.Conv2d):
+    """A 1 x 1 convolution: a linear layer over the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W)."""
+        if not trains_in_bfloat16(self, x):
+            return super().forward(x)
+        places = x.permute(0, 2, 3, 1)
+        if self.stride != (1, 1):
+            places = places[:, :: self.stride[0], :: self.stride[1]]
+        return functional.linear(places.contiguous(), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+    @classmethod
+    def fits(cls, convolution: nn.Module) -> bool:
+        """Whether it is of the plain kind that this class computes."""
+        return (
+            type(convolution) is nn.Conv2d
+            and convolution.kernel_size == (1, 1)
+            and convolution.groups == 1
+            and convolution.padding in ((0, 0), "valid")
         )
 
 
