@@ -48,6 +48,11 @@ def test_the_papers_recipe_is_the_papers():
     assert parser.get_parsed_content("augmentation") == UltrasoundAugmentation()
 
 
+def test_our_own_objective_is_laid_over_and_is_not_the_papers():
+    parser = laid_over("paper", "standardize")
+    assert parser.get_parsed_content("method#objective") == Objective("standardize")
+
+
 @pytest.mark.parametrize(
     ("name", "views", "mixup"),
     [

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from sonodistill.errors import BundleConfigError
-from sonodistill.networks.precision import PrecisionInferer, use_bf16
+from sonodistill.inference.inferer import PrecisionInferer
+from sonodistill.networks.precision import use_bf16
 
 
 class Spy(nn.Module):

@@ -71,6 +71,13 @@ def test_what_monitors_found_last_and_the_recipe_stand_in_the_product(tmp_path):
     assert json.loads(header["recipe"])["batch_size"] == 7 and header["code_version"] == "abc"
 
 
+def test_a_finished_training_that_is_run_again_keeps_what_was_found(tmp_path):
+    for _ in range(2):
+        make_loop(tmp_path, max_steps=2, monitors=[Recorder()]).run()
+        with safe_open(tmp_path / "student.safetensors", framework="pt") as file:
+            assert json.loads(file.metadata()["metrics"]) == {"mean": rows(tmp_path)[-1]["mean"]}
+
+
 def test_the_average_follows_the_weights_and_is_what_is_exported(plain, tmp_path):
     make_loop(tmp_path, max_steps=4, ema=0.999).run()
     state = torch.load(tmp_path / "last.pt", weights_only=True)

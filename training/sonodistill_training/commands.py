@@ -89,6 +89,19 @@ def distill(
     typer.echo(f"student: {out / 'student.safetensors'}")
 
 
+def curves(
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of trainings.")],
+    out: Annotated[Path, typer.Option(help="Picture: .svg, .png or .pdf.")] = Path("curves.svg"),
+) -> None:
+    """Draw what trainings have logged so far, a line for each: loss, RankMe and probes by step.
+
+    Example: sonodistill curves runs/us_mixup runs/us --out curves.svg
+    """
+    from sonodistill_training.report.curves import draw_curves
+
+    typer.echo(f"{', '.join(draw_curves(runs, out))}: {out}")
+
+
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for everything the quick start makes.")] = Path("quickstart"),
     teacher: Annotated[

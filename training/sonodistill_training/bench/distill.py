@@ -97,7 +97,7 @@ def _ours(views: CorpusViews, setup: Setup, out: Path, times: _Times) -> None:
         seconds = bare()
         if counts:
             times.bare.append(seconds)
-        if row["step"] % 2 == 0 and row["step"] < setup.steps:
+        if row["step"] % 2 == 0 and row["step"] < setup.steps + _WARM_UP:
             seconds = fp32()
             if counts:
                 times.fp32.append(seconds)
