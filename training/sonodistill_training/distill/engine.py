@@ -74,19 +74,27 @@ def prepare_student(student: Encoder, device: torch.device, bf16: bool, kind: st
     """
     if kind not in STUDENT_ENGINES:
         raise BundleConfigError(f"unknown student engine {kind}", remedy=f"choose one of {', '.join(STUDENT_ENGINES)}")
-    installed = importlib.util.find_spec("numba") is not None
-    possible = installed and bf16 and device.type == "cpu"
-    if kind == "fast" and not possible:
-        raise BundleConfigError(
-            "the fast layers are for bfloat16 on a CPU" if installed else "Numba is not installed",
-            remedy="choose student_engine torch or compile" if installed else "pip install numba",
-        )
     if kind == "compile":
         student.model.compile()
-    elif possible and kind != "torch":
-        from sonodistill_training.kernels.accelerate import accelerate
+    elif kind == "fast" or (kind == "auto" and bf16 and device.type == "cpu"):
+        try:
+            _make_fast(student, device, bf16, levels)
+        except BundleConfigError as error:
+            if kind == "fast":
+                raise
+            logger.warning("%s; torch computes the student", error.message)
 
-        accelerate(student, first_map=levels == len(student.channels))
+
+def _make_fast(student: Encoder, device: torch.device, bf16: bool, levels: int) -> None:
+    if not bf16 or device.type != "cpu":
+        raise BundleConfigError(
+            "the fast layers are for bfloat16 on a CPU", remedy="choose student_engine torch or compile"
+        )
+    try:
+        from sonodistill_training.kernels.accelerate import accelerate
+    except (ImportError, RuntimeError) as error:  # Numba: not there, not for this NumPy, or no folder for its cache
+        raise BundleConfigError(f"Numba cannot be used: {_first_line(error)}", remedy="pip install numba") from error
+    accelerate(student, first_map=levels == len(student.channels))
 
 
 class TorchEngine:
