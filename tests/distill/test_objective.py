@@ -129,3 +129,21 @@ def test_maps_of_other_channels_are_refused():
 def test_an_option_that_does_not_exist_is_refused(wrong):
     with pytest.raises(BundleConfigError, match="What to do"):
         Objective(**wrong)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_a_channel_is_divided_by_its_standard_deviation_to_the_power_asked_for(power):
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.tensor([0.1, 1.0, 10.0]).view(1, 3, 1, 1)
+    tokens = torch.randn(64, 3, 8, 8, generator=generator) * spread + 5 * spread
+    statistics = ChannelStatistics(3)
+    statistics.update(tokens)
+    found = Objective("standardize", power=power).normalise(tokens, statistics)
+    expected = spread.flatten() ** (1 - power)
+    torch.testing.assert_close(found.std(dim=(0, 2, 3)), expected, rtol=0.03, atol=0)
+    torch.testing.assert_close(found.mean(dim=(0, 2, 3)) / expected, torch.zeros(3), rtol=0, atol=0.01)
+
+
+def test_a_power_out_of_range_is_refused():
+    with pytest.raises(BundleConfigError, match="power"):
+        Objective("standardize", power=2.0)

@@ -50,7 +50,7 @@ def test_the_papers_recipe_is_the_papers():
 
 def test_our_own_objective_is_laid_over_and_is_not_the_papers():
     parser = laid_over("paper", "standardize")
-    assert parser.get_parsed_content("method#objective") == Objective("standardize")
+    assert parser.get_parsed_content("method#objective") == Objective("standardize", power=0.5)
 
 
 @pytest.mark.parametrize(

@@ -27,18 +27,23 @@ class Objective:
         normalisation: of the tokens: "none" (the paper); "l2" scales each token of both sides to unit length, so that
             the distance is 2 - 2 cos; "standardize" brings each teacher channel to mean 0 and variance 1, with running
             statistics.
+        power: what "standardize" divides a channel by is its standard deviation to this power: 1 makes all channels
+            count alike, 0 keeps their weights, 0.5 is halfway.
         similarity: weight of the mean squared difference between the cosine similarities of all pairs of tokens within
             an image: which places look alike, whatever the channels mean. 0 leaves it out.
     """
 
     normalisation: str = "none"
     similarity: float = 0.0
+    power: float = 1.0
 
     def __post_init__(self) -> None:
         if self.normalisation not in NORMALISATIONS:
             raise BundleConfigError(
                 f"unknown target normalisation {self.normalisation}", remedy=f"choose one of {NORMALISATIONS}"
             )
+        if not 0 <= self.power <= 1:
+            raise BundleConfigError(f"the power of the standard deviation is {self.power}", remedy="give 0 to 1")
         if self.similarity < 0:
             raise BundleConfigError(f"the weight of the similarity is {self.similarity}", remedy="give 0 or more")
 
@@ -70,7 +75,7 @@ class Objective:
         """(B, D, h, w) tokens as they are compared; ``statistics`` are the teacher's."""
         if self.normalisation == "l2":
             return functional.normalize(tokens, dim=1)
-        return tokens if statistics is None else statistics(tokens)
+        return tokens if statistics is None else statistics(tokens, self.power)
 
     def reduce(self, squares: Tensor) -> Tensor:
         """(..., D) squares over the channels: their sum for unit tokens (2 - 2 cos), else their mean."""
@@ -115,10 +120,10 @@ class ChannelStatistics(nn.Module):
         self.mean.lerp_(mean, weight)
         self.var.lerp_(var, weight)
 
-    def forward(self, target: Tensor) -> Tensor:
-        """Standardised (B, D, h, w)."""
+    def forward(self, target: Tensor, power: float = 1.0) -> Tensor:
+        """(B, D, h, w) with mean 0, divided by the standard deviation to this power."""
         shape = (1, -1, 1, 1)
-        return (target - self.mean.view(shape)) / self.var.clamp(min=1e-8).sqrt().view(shape)
+        return (target - self.mean.view(shape)) / self.var.clamp(min=1e-8).pow(power / 2).view(shape)
 
 
 class _Piecewise(torch.autograd.Function):
