@@ -1,4 +1,4 @@
-"""Classification: global average pooling and one linear layer on our encoder."""
+"""Classification: global average pooling and one linear layer on our encoder, or on any."""
 
 from __future__ import annotations
 
@@ -9,10 +9,37 @@ import torch
 from torch import nn
 
 from sonodistill.networks.encoder import Encoder
+from sonodistill.networks.pyramid import Features
 from sonodistill.networks.whole import load_whole_network, weights_kind
 
 
-class Classifier(nn.Module):
+class PooledClassifier(nn.Module):
+    """Any encoder, the mean of its last map, and a linear layer.
+
+    Args:
+        encoder: the encoder.
+        classes: number of classes.
+        dropout: before the linear layer.
+    """
+
+    kind = "classifier"
+
+    def __init__(self, encoder: Features, classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(encoder.num_features, classes)
+
+    def pooled(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 1, H, W) to (B, num_features): what ``head`` takes."""
+        return self.encoder(x).mean(dim=(2, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, classes)."""
+        return self.head(self.dropout(self.pooled(x)))
+
+
+class Classifier(PooledClassifier):
     """(B, 1, H, W) gray in [0, 1] to logits (B, classes).
 
     Args:
@@ -25,8 +52,6 @@ class Classifier(nn.Module):
         drop_path_rate: as for :class:`Encoder`.
     """
 
-    kind = "classifier"
-
     def __init__(
         self,
         encoder: str = "resnet50",
@@ -37,14 +62,6 @@ class Classifier(nn.Module):
         std: float | Sequence[float] | None = None,
         drop_path_rate: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.encoder = Encoder(encoder, weights, mean, std, drop_path_rate)
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(self.encoder.num_features, classes)
+        super().__init__(Encoder(encoder, weights, mean, std, drop_path_rate), classes, dropout)
         if weights_kind(weights) == "classifier":
             load_whole_network(self, Path(str(weights)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes)."""
-        pooled = self.encoder(x).mean(dim=(2, 3))
-        return self.head(self.dropout(pooled))

@@ -68,12 +68,15 @@ class Encoder(nn.Module):
         channels: of each map of :meth:`pyramid`.
         reductions: stride of each map, (2, 4, 8, 16, 32) or (4, 8, 16, 32).
         num_features: channels of the last map.
+        input_multiple: height and width have to be multiples of this.
 
     Raises:
         BundleConfigError: no such model, or one that is no pyramid down to stride 32 (a plain ViT).
         WeightsError: the file is not of this architecture.
         HubUnreachableError: "imagenet" and no hub.
     """
+
+    input_multiple = 32
 
     def __init__(
         self,

@@ -17,6 +17,28 @@ from sonodistill.networks.whole import load_whole_network, weights_kind
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 
 
+class UnetHead(nn.Module):
+    """The decoder on the maps of an encoder that is given.
+
+    Parameters are named like those of :class:`Segmenter` without its encoder.
+
+    Args:
+        channels: of each map.
+        reductions: stride of each map, (2, 4, 8, 16, 32) or (4, 8, 16, 32).
+        classes: channels of the output.
+    """
+
+    def __init__(self, channels: Sequence[int], reductions: Sequence[int], classes: int = 1) -> None:
+        super().__init__()
+        self.decoder, self.segmentation_head = _decoder_and_head(channels, reductions, classes)
+
+    def forward(self, maps: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        """Logits (B, classes, *size)."""
+        # Of the image the decoder reads only the size.
+        image = maps[0].new_empty((maps[0].shape[0], 0, *size))
+        return self.segmentation_head(self.decoder(_with_image(image, maps)))
+
+
 class Segmenter(nn.Module):
     """U-Net: (B, 1, H, W) gray in [0, 1] to logits (B, classes, H, W).
 
@@ -44,13 +66,9 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = Encoder(encoder, weights, mean, std, drop_path_rate)
-        # An encoder that starts at stride 4 has no skip at stride 2: zero channels, as smp does it.
-        self._no_half = self.encoder.reductions[0] == 4
-        skips = (0,) * self._no_half + self.encoder.channels
-        self.decoder = UnetDecoder((1, *skips), DECODER_CHANNELS, n_blocks=len(DECODER_CHANNELS))
-        self.segmentation_head = SegmentationHead(DECODER_CHANNELS[-1], classes, kernel_size=3)
-        initialize_decoder(self.decoder)
-        initialize_head(self.segmentation_head)
+        self.decoder, self.segmentation_head = _decoder_and_head(
+            self.encoder.channels, self.encoder.reductions, classes
+        )
         if weights_kind(weights) == "segmenter":
             load_whole_network(self, Path(str(weights)))
 
@@ -62,7 +80,25 @@ class Segmenter(nn.Module):
         """
         if not torch.jit.is_tracing() and (x.shape[-2] % 32 or x.shape[-1] % 32):
             raise ValueError(f"height and width have to be multiples of 32, not {tuple(x.shape[-2:])}: pad or resize")
-        maps = self.encoder.pyramid(x)
-        if self._no_half:
-            maps = [x[:, :0, ::2, ::2], *maps]
-        return self.segmentation_head(self.decoder([x, *maps]))
+        return self.segmentation_head(self.decoder(_with_image(x, self.encoder.pyramid(x))))
+
+
+def _decoder_and_head(
+    channels: Sequence[int], reductions: Sequence[int], classes: int
+) -> tuple[UnetDecoder, SegmentationHead]:
+    """As smp initialises them."""
+    skips = (0,) * (reductions[0] == 4) + tuple(channels)
+    decoder = UnetDecoder((1, *skips), DECODER_CHANNELS, n_blocks=len(DECODER_CHANNELS))
+    head = SegmentationHead(DECODER_CHANNELS[-1], classes, kernel_size=3)
+    initialize_decoder(decoder)
+    initialize_head(head)
+    return decoder, head
+
+
+def _with_image(image: torch.Tensor, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """What smp's decoder takes: the image, its half and the rest.
+
+    An encoder that starts at stride 4 has no skip at stride 2: zero channels, as smp does it.
+    """
+    half = [] if len(maps) == len(DECODER_CHANNELS) else [image[:, :0, ::2, ::2]]
+    return [image, *half, *maps]
