@@ -8,7 +8,7 @@ import inspect
 import io
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from sonodistill_training.distill.backbones import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Backbone,
-    check_blocks,
+    block_indices,
     licence_notice,
     require_a_patch,
     timm_licence,
@@ -53,23 +53,27 @@ class TimmBackbone(Backbone):
 
     def __init__(self, model: Any, blocks: int, licence_notice: str, *, channels: int = 3) -> None:
         super().__init__()
-        stages = model.feature_info
-        check_blocks(blocks, len(stages))
         self.model = model
-        self.blocks = blocks
         self.channels = channels
-        self.dims = tuple(stage["num_chs"] for stage in stages[-blocks:])
-        self.patch_size = stages[-1]["reduction"]
+        self.depth = len(model.feature_info)
+        self.take(blocks)
         self.mean = tuple(model.pretrained_cfg["mean"])
         self.std = tuple(model.pretrained_cfg["std"])
         self.licence_notice = licence_notice
+
+    def take(self, blocks: int | Sequence[int]) -> None:
+        self.blocks = block_indices(blocks, self.depth)
+        stages = [self.model.feature_info[i] for i in self.blocks]
+        self.dims = tuple(stage["num_chs"] for stage in stages)
+        self.reductions = tuple(stage["reduction"] for stage in stages)
+        self.patch_size = self.reductions[-1]
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         # A one-channel network sees the gray image itself: with one mean and std all channels of x are that image.
         # It equals a three-channel network whose patch embedding is W / 3 for each channel: sum_c (W / 3) x = W x.
         # norm=True: the final norm on every block taken, without which the target's scale drifts from block to block.
         return self.model.forward_intermediates(
-            x[:, : self.channels], indices=self.blocks, norm=True, output_fmt="NCHW", intermediates_only=True
+            x[:, : self.channels], indices=list(self.blocks), norm=True, output_fmt="NCHW", intermediates_only=True
         )
 
 
@@ -79,7 +83,7 @@ def timm_backbone(
     """A timm model with the hub's weights, or random ones.
 
     Args:
-        shape: further arguments of a random model, such as ``in_chans``.
+        shape: further arguments of the model, such as ``in_chans`` or ``drop_path_rate``.
 
     Raises:
         HubUnreachableError: neither cached nor to be had from the hub.
@@ -96,7 +100,13 @@ def timm_backbone(
 
 
 def backbone_from_file(
-    path: Path, architecture: str | None, *, blocks: int, input_size: int, random: bool = False
+    path: Path,
+    architecture: str | None,
+    *,
+    blocks: int,
+    input_size: int,
+    random: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> TimmBackbone:
     """A timm model with the weights of a local file in timm's or facebookresearch's naming.
 
@@ -106,6 +116,9 @@ def backbone_from_file(
 
     The input's mean and std are those of the file's header; without one, UltraDINO's for a one-channel network,
     ImageNet's for other self-distilled ones, else those timm records for the architecture.
+
+    Args:
+        options: further arguments of the model that change no weight, such as ``drop_path_rate``.
 
     Raises:
         WeightsError: no such file, an architecture that nobody named, or weights that are not of it.
@@ -119,7 +132,7 @@ def backbone_from_file(
     if name is not None and recorded is not None:
         require_same_architecture(path, recorded, name)
     known = random and name is not None  # random weights of a known architecture need nothing from the file
-    state, vit = ({}, None) if known else read_self_distilled(_read_state(path, info), path)
+    state, vit = ({}, None) if known else read_self_distilled(read_state(path, info), path)
     vit = vit if name is None else _named_vit(vit, name, path)
     name = name or (vit.timm_name if vit else None)
     if name is None:
@@ -128,11 +141,11 @@ def backbone_from_file(
             path=path,
             remedy="add architecture=<timm name>, such as vit_base_patch16_dinov3",
         )
-    shape = vit.options() if vit else None
+    shape = (vit.options() if vit else {}) | dict(options or {})
     backbone = timm_backbone(name, blocks=blocks, input_size=input_size, random=True, shape=shape)
     _describe(backbone, path, name, vit, info)
     if not random:
-        _load_strictly(backbone.model, state, path, name, recorded)
+        load_strictly(backbone.model, state, path, name, recorded)
     return backbone
 
 
@@ -150,7 +163,8 @@ def _describe(backbone: TimmBackbone, path: Path, name: str, vit: VitShape | Non
         backbone.licence_notice = info.licence_notice or backbone.licence_notice
 
 
-def _read_state(path: Path, info: WeightsInfo | None) -> StateDict:
+def read_state(path: Path, info: WeightsInfo | None) -> StateDict:
+    """The tensors of a teacher of ours (``info`` is its header) or of a foreign file, which never runs code."""
     if info is not None:
         return load_weights(path, kinds=("teacher",))[0]
     # DINO and iBOT keep the command line's arguments beside the weights: plain values, which run no code.
@@ -188,11 +202,20 @@ def _foreign_architecture(path: Path) -> str | None:
     return next((word for word in words if timm.is_model(word.split(".")[0])), None)
 
 
-def _load_strictly(model: nn.Module, state: StateDict, path: Path, name: str, recorded: str | None) -> None:
+def load_strictly(model: nn.Module, state: StateDict, path: Path, name: str, recorded: str | None = None) -> None:
+    """Copy ``state``, in timm's or the original naming, into the timm model ``name``; nothing may be left over.
+
+    Args:
+        path: named in errors.
+        recorded: the architecture that the file says it holds.
+
+    Raises:
+        WeightsError: tensors are missing, unknown, of another shape, or would be left out though they matter.
+    """
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     found = recorded or f"a state dict that starts with {', '.join(sorted(state)[:3])}"
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    problem = _other_patch(model, state)
+    problem = _other_patch(model, state) or _lost_bias(model, state)
     if convert is not None and problem is None:
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # timm prints there for each bias that it leaves out
@@ -229,3 +252,16 @@ def _other_patch(model: nn.Module, state: StateDict) -> str | None:
     if own is None or found is None or own.ndim != 4 or found.ndim != 4 or own.shape[2:] == found.shape[2:]:
         return None
     return f"its patches are {found.shape[2]} x {found.shape[3]} pixels, not {own.shape[2]} x {own.shape[3]}"
+
+
+def _lost_bias(model: nn.Module, state: StateDict) -> str | None:
+    """timm has two forms of DINOv3: the one without biases of queries and values silently leaves them out of a file.
+
+    Those of the published ViT-B are zero, so that nothing is lost; of another training they may not be.
+    """
+    key = "blocks.0.attn.qkv.bias"
+    own = model.state_dict()
+    if "storage_tokens" not in state or key not in state or "blocks.0.attn.q_bias" in own:
+        return None
+    lost = any(value.any() for name, value in state.items() if name.endswith(".attn.qkv.bias"))
+    return "its attention has biases that are not zero (the architecture's name with _qkvb has them)" if lost else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sonodistill_training.distill.backbones import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Backbone,
-    check_blocks,
+    block_indices,
     licence_notice,
     require_a_patch,
 )
@@ -33,28 +34,39 @@ class TransformersBackbone(Backbone):
     def __init__(self, model: PreTrainedModel, blocks: int, normalisation: tuple, licence_notice: str) -> None:
         super().__init__()
         config = model.config
-        check_blocks(blocks, config.num_hidden_layers)
+        self.depth = config.num_hidden_layers
         self.model = model
         self.norm = model.norm if hasattr(model, "norm") else model.layernorm
-        self.blocks = blocks
-        self.dims = (config.hidden_size,) * blocks
         self.patch_size = config.patch_size
+        self.take(blocks)
         self.prefix_tokens = 1 + getattr(config, "num_register_tokens", 0)
         self.mean, self.std = normalisation
         self.licence_notice = licence_notice
+
+    def take(self, blocks: int | Sequence[int]) -> None:
+        self.blocks = block_indices(blocks, self.depth)
+        self.dims = (self.model.config.hidden_size,) * len(self.blocks)
+        self.reductions = (self.patch_size,) * len(self.blocks)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         height, width = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
         output = self.model(pixel_values=x, output_hidden_states=True)
         # hidden_states come before the final norm, except that some versions tie the last one to last_hidden_state.
-        tokens = [self.norm(hidden) for hidden in output.hidden_states[-self.blocks : -1]] + [output.last_hidden_state]
+        # The first of them is what goes into block 0.
+        last, hidden = self.depth - 1, output.hidden_states
+        tokens = [output.last_hidden_state if i == last else self.norm(hidden[i + 1]) for i in self.blocks]
         return [t[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, (height, width)).contiguous() for t in tokens]
 
 
 def transformers_backbone(
-    spec: str | Path, *, blocks: int, input_size: int, random: bool = False
+    spec: str | Path, *, blocks: int, input_size: int, random: bool = False, drop_path_rate: float = 0.0
 ) -> TransformersBackbone:
     """A DINOv2 or DINOv3 ViT from a transformers folder, or by id from the hub or its cache.
+
+    While it is trained, positions are as they are in timm: DINOv3's random rescaling of them is off.
+
+    Args:
+        drop_path_rate: stochastic depth while training.
 
     Raises:
         HubUnreachableError: neither cached nor to be had from the hub.
@@ -71,11 +83,12 @@ def transformers_backbone(
                     f"{spec} is a {config.model_type}; DINOv2 and DINOv3 ViTs are read through transformers",
                     remedy="take its timm name (convnext_tiny.dinov3_lvd1689m)",
                 )
+            _set_training(config, drop_path_rate)
             if random:
                 model = AutoModel.from_config(config)
             else:
                 model, loading = AutoModel.from_pretrained(
-                    spec, local_files_only=local_only, dtype=torch.float32, output_loading_info=True
+                    spec, config=config, local_files_only=local_only, dtype=torch.float32, output_loading_info=True
                 )
                 # transformers would go on with random values in their place
                 if missing := sorted(set(loading["missing_keys"]) - {"embeddings.mask_token"}):
@@ -92,6 +105,13 @@ def transformers_backbone(
     return TransformersBackbone(
         model, blocks, _processor_normalisation(spec, local_only), licence_notice(config.model_type)
     )
+
+
+def _set_training(config: Any, drop_path_rate: float) -> None:
+    config.drop_path_rate = drop_path_rate
+    for name in ("pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale"):
+        if hasattr(config, name):
+            setattr(config, name, None)
 
 
 def _resample_position_embedding(model: Any, input_size: int) -> None:

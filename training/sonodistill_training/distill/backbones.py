@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import timm
 from torch import nn
 
@@ -22,10 +24,13 @@ _DINOV2_NOTICE = "Distilled from DINOv2 (Meta AI), Apache License 2.0."
 
 
 class Backbone(nn.Module):
-    """(B, 3, H, W), normalised, to the maps (B, d, h, w) of the last blocks, the earliest first.
+    """(B, 3, H, W), normalised, to the maps (B, d, h, w) of the blocks taken, the earliest first.
 
     Attributes:
+        depth: blocks (stages of a hierarchical network) that there are.
+        blocks: indices of those taken.
         dims: channels of each map.
+        reductions: stride of each map in pixels.
         patch_size: stride of the last map in pixels.
         channels: that it looks at: 3, or 1 for the first of them, all being one gray image.
         mean: of the input in [0, 1], one value or three.
@@ -33,12 +38,23 @@ class Backbone(nn.Module):
         licence_notice: what the licence of the weights asks for.
     """
 
+    depth: int
+    blocks: tuple[int, ...]
     dims: tuple[int, ...]
+    reductions: tuple[int, ...]
     patch_size: int
     channels: int = 3
     mean: tuple[float, ...]
     std: tuple[float, ...]
     licence_notice: str
+
+    def take(self, blocks: int | Sequence[int]) -> None:
+        """Make the maps those of the last n blocks, or of the blocks of these indices.
+
+        Raises:
+            BundleConfigError: there are no such blocks.
+        """
+        raise NotImplementedError
 
 
 def licence_notice(name: str, licence: str | None = None) -> str:
@@ -57,10 +73,25 @@ def timm_licence(name: str) -> str | None:
     return config.license if config else None
 
 
-def check_blocks(blocks: int, available: int) -> None:
-    """Raise BundleConfigError when a backbone has fewer blocks than its target is to be made of."""
-    if not 1 <= blocks <= available:
-        raise BundleConfigError(f"blocks={blocks}, but the teacher has {available}", remedy=f"take 1 to {available}")
+def block_indices(blocks: int | Sequence[int], available: int) -> tuple[int, ...]:
+    """Indices from 0 of the last n blocks, or of those listed.
+
+    Raises:
+        BundleConfigError: fewer blocks than asked for, or a list that is no ascending one of theirs.
+    """
+    if isinstance(blocks, int):
+        if not 1 <= blocks <= available:
+            raise BundleConfigError(
+                f"blocks={blocks}, but the teacher has {available}", remedy=f"take 1 to {available}"
+            )
+        return tuple(range(available - blocks, available))
+    taken = tuple(blocks)
+    if not taken or list(taken) != sorted(set(taken)) or taken[0] < 0 or taken[-1] >= available:
+        raise BundleConfigError(
+            f"blocks={list(taken)}, but the network has the blocks 0 to {available - 1}",
+            remedy="list blocks from the first to the last, each once",
+        )
+    return taken
 
 
 def require_a_patch(name: str, patch_size: int, input_size: int) -> None:
