@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +18,22 @@ SPLITS = ("train", "validation", "test")
 @dataclass(frozen=True, slots=True)
 class LabelledFrame:
     """A row of the index. ``mask`` is None where there is no annotation; an annotated frame without lesion has an
-    empty mask image. ``group`` (patient, case, video) is never divided between splits."""
+    empty mask image. ``group`` (patient, case, video) is never divided between splits. ``given`` says whether the
+    index itself names the split of every row; ``mm_per_pixel`` is None where the index has none."""
 
     image: Path
     mask: Path | None
     label: str
     group: str
     split: str
+    given: bool = False
+    mm_per_pixel: float | None = None
 
 
 def read_labelled(
     folder: str | Path, *, fractions: Sequence[float] = (0.7, 0.2, 0.1), seed: int = 0
 ) -> list[LabelledFrame]:
-    """Read ``index.csv`` (columns file, mask, label, group, split; only the first is needed, the rest is ignored).
+    """Read ``index.csv`` (columns file, mask, label, group, split, mm_per_pixel; only the first is needed).
 
     Paths are relative to the folder, or to its parent where they begin with the folder's own name. When the index
     gives every row a split, that is used; otherwise whole groups are dealt by ``fractions`` (train, validation,
@@ -55,7 +59,8 @@ def read_labelled(
         group = row.get("group") or row.get("source") or row["file"]
         split = row["split"] if given else _deal(group, fractions, seed)
         mask = _locate(folder, row["mask"]) if row.get("mask") else None
-        found.append(LabelledFrame(_locate(folder, row["file"]), mask, row.get("label") or "", group, split))
+        mm = _pixel_size(row.get("mm_per_pixel"), row["file"], index)
+        found.append(LabelledFrame(_locate(folder, row["file"]), mask, row.get("label") or "", group, split, given, mm))
     return found
 
 
@@ -97,6 +102,21 @@ def _deal(group: str, fractions: Sequence[float], seed: int) -> str:
     if draw < fractions[0]:
         return SPLITS[0]
     return SPLITS[1] if draw < fractions[0] + fractions[1] else SPLITS[2]
+
+
+def _pixel_size(text: str | None, name: str, index: Path) -> float | None:
+    """Millimetres from the column of that name; empty is unknown."""
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise DatasetError(
+            f"says mm_per_pixel {text!r} of {name}", path=index, remedy="give a positive number, or leave it empty"
+        )
+    return value
 
 
 def _locate(folder: Path, name: str) -> Path:

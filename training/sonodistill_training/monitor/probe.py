@@ -104,17 +104,30 @@ class Probe:
 def knn(
     train: NDArray[np.float64], labels: NDArray[np.int64], queries: NDArray[np.float64], neighbours: int
 ) -> NDArray[np.int64]:
-    """The class of each query by the votes of its most similar training rows (DINO, appendix F.1).
+    """The class of each query by the votes of its most similar training rows (see :func:`knn_votes`)."""
+    return knn_votes(train, labels, queries, neighbours, int(labels.max()) + 1).argmax(axis=1)
+
+
+def knn_votes(
+    train: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    queries: NDArray[np.float64],
+    neighbours: int,
+    classes: int,
+) -> NDArray[np.float64]:
+    """(M, classes): the share of each class among the votes of a query's most similar rows (DINO, appendix F.1).
 
     Args:
         train: (N, C). labels: (N,) class numbers from 0. queries: (M, C).
         neighbours: how many vote; all rows where there are fewer.
+        classes: how many there are.
     """
     similarity = _unit(queries) @ _unit(train).T
     nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :neighbours]
     weights = np.exp(np.take_along_axis(similarity, nearest, axis=1) / TEMPERATURE)
-    one_hot = np.eye(labels.max() + 1)[labels[nearest]]  # (M, k, classes)
-    return np.einsum("mk,mkc->mc", weights, one_hot).argmax(axis=1)
+    one_hot = np.eye(classes)[labels[nearest]]  # (M, k, classes)
+    votes = np.einsum("mk,mkc->mc", weights, one_hot)
+    return votes / votes.sum(axis=1, keepdims=True)
 
 
 def standardise(train: NDArray[np.float64], held_out: NDArray[np.float64]) -> Standardised:

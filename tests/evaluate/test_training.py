@@ -1,0 +1,287 @@
+"""The training loop of the evaluations: schedules, exact resume, the best epoch, heads side by side, refusals."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sonodistill.errors import BundleConfigError, UnreadableFileError
+from sonodistill.networks.heads import PooledLinearHeads
+from sonodistill_training.evaluate import training
+from sonodistill_training.evaluate.feeds import FeatureFeed, ImageFeed, compute_features
+from sonodistill_training.evaluate.losses import dice_score, f1_score, segmentation_loss
+from sonodistill_training.evaluate.recipes import recipe
+from sonodistill_training.evaluate.training import Job, TrainingFailedError, parameter_groups, rate_factor, train
+
+RECIPE = recipe("paper", "classification", epochs=6, batch_size=8, learning_rate=0.01)
+
+
+class OneHead(nn.Module):
+    """A small network with dropout, so that a resume has to restore the random numbers too."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.Linear(16, 2))
+
+    def forward(self, features):
+        return self.layers(features[0])[None]
+
+
+def make_job(tmp_path, network, settings=RECIPE, **changes):
+    """Two classes in four features, of which one tells them apart."""
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randint(0, 2, (60,), generator=generator)
+    features = torch.randn(60, 4, generator=generator)
+    features[:, 0] += 2.0 * classes
+    job = Job(
+        feed=FeatureFeed([features], classes, torch.device("cpu")),
+        train=np.arange(41),
+        validation=np.arange(41, 60),
+        loss=functional.cross_entropy,
+        score=f1_score,
+        groups=parameter_groups(list(network.parameters()), None, settings),
+        recipe=settings,
+        seed=0,
+        bf16=False,
+        checkpoint=tmp_path / "unfinished.pt",
+    )
+    return replace(job, **changes)
+
+
+def made(seed=0):
+    torch.manual_seed(seed)
+    return OneHead()
+
+
+def test_warm_restarts_are_torchs():
+    settings = recipe("paper", "segmentation", epochs=25)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=10)
+    for epoch in range(25):
+        assert rate_factor(settings, epoch) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+
+
+def test_the_transformers_recipe_warms_up_and_ends_near_zero():
+    settings = recipe("vit", "segmentation")
+    factors = [rate_factor(settings, epoch) for epoch in range(settings.epochs)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[5:] == sorted(factors[5:], reverse=True)
+    assert factors[-1] < 0.01
+
+
+def test_poly_is_power_nine_tenths():
+    settings = replace(recipe("paper", "segmentation", epochs=10), schedule="poly")
+    assert rate_factor(settings, 4) == pytest.approx(0.6**0.9)
+
+
+def test_a_training_that_was_interrupted_ends_at_the_same_weights(tmp_path, monkeypatch):
+    whole = made()
+    expected = train(whole, make_job(tmp_path / "whole", whole))
+    monkeypatch.setattr(training, "_SAVE_SECONDS", -1.0)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(row):
+        # Raised after the epoch counted and before its checkpoint: epoch 4 is computed again.
+        if row["epoch"] == 4:
+            raise Stopped
+
+    broken = made()
+    job = make_job(tmp_path, broken)
+    with pytest.raises(Stopped):
+        train(broken, job, stop)
+    resumed = made(seed=9)
+    found = train(resumed, make_job(tmp_path, resumed))
+    assert found.curve == expected.curve
+    assert (found.best, found.best_epoch) == (expected.best, expected.best_epoch)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    network = made()
+    job = make_job(tmp_path, network)
+    torch.save({"network": {}}, job.checkpoint)
+    with pytest.raises(UnreadableFileError, match="no checkpoint of this evaluation"):
+        train(network, job)
+
+
+def test_the_best_epoch_of_the_validation_is_kept(tmp_path):
+    network = made()
+    scores = iter([0.5, 0.9, 0.7, 0.9, 0.1, 0.2])
+    states = []
+
+    def score(logits, targets):
+        states.append({name: value.clone() for name, value in network.state_dict().items()})
+        return next(scores)
+
+    found = train(network, make_job(tmp_path, network, score=score))
+    assert (found.best, found.best_epoch) == (0.9, 2)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_heads_with_many_learning_rates_learn_what_each_learns_alone(tmp_path):
+    rates = (0.003, 0.03)
+
+    def swept(count):
+        torch.manual_seed(0)
+        heads = PooledLinearHeads(4, 2, count)
+        for head in heads.heads:
+            nn.init.constant_(head.weight, 0.01)
+        return heads
+
+    class OnFeature(nn.Module):
+        def __init__(self, heads):
+            super().__init__()
+            self.heads = heads
+
+        def forward(self, features):
+            return self.heads(features[0])
+
+    def run(heads, rates, folder):
+        network = OnFeature(heads)
+        groups = [group | {"weight_decay": 0.01} for group in heads.parameter_groups(rates)]
+        return train(network, make_job(tmp_path / folder, network, groups=groups))
+
+    together = swept(2)
+    found = run(together, rates, "both")
+    alone = []
+    for number, rate in enumerate(rates):
+        heads = swept(1)
+        alone.append((run(heads, (rate,), f"alone{number}").best, heads))
+    assert found.best == max(best for best, _ in alone)
+    chosen = alone[found.head]
+    assert found.best == chosen[0]
+    torch.testing.assert_close(together.heads[found.head].weight, chosen[1].heads[0].weight)
+
+
+def test_a_loss_that_is_no_number_is_refused_by_name(tmp_path):
+    network = made()
+    with pytest.raises(TrainingFailedError, match="the loss of epoch 1 is nan"):
+        train(network, make_job(tmp_path, network, loss=lambda logits, targets: logits.sum() * torch.nan))
+
+
+def test_a_prediction_that_is_no_number_is_refused_by_name(tmp_path):
+    network = made()
+    job = make_job(tmp_path, network)
+    job.feed.features[0][50] = torch.inf
+    with pytest.raises(TrainingFailedError, match="validation frames are not numbers"):
+        train(network, job)
+
+
+def test_a_last_batch_of_one_joins_the_one_before(tmp_path):
+    # 41 rows in batches of 8 leave one, of which batch normalisation cannot take a variance.
+    seen = []
+
+    class Watched(OneHead):
+        def forward(self, features):
+            if self.training:
+                seen.append(len(features[0]))
+            return super().forward(features)
+
+    network = Watched()
+    train(network, make_job(tmp_path, network, recipe=replace(RECIPE, epochs=1)))
+    assert seen == [8, 8, 8, 8, 9]
+
+
+def test_masks_are_flipped_with_their_frames():
+    images = torch.arange(36, dtype=torch.uint8).reshape(1, 1, 6, 6).repeat(40, 1, 1, 1)
+    feed = ImageFeed(images, (images % 2 == 0).to(torch.uint8), torch.device("cpu"), "flip")
+    x, y = feed.batch(np.arange(40), torch.Generator().manual_seed(0))
+    assert torch.equal((torch.round(x * 255) % 2 == 0).float(), y)
+    mirrored = [torch.equal(one[0], x[0, 0].flip(-1)) for one in x]
+    assert 5 < sum(mirrored) < 35
+    assert not any(torch.equal(one[0], x[0, 0].flip(-2)) for one in x)
+
+
+def test_masks_turn_and_zoom_with_their_frames():
+    images = torch.zeros(30, 1, 64, 64, dtype=torch.uint8)
+    images[:, :, 20:44, 12:40] = 255
+    feed = ImageFeed(images, (images > 0).to(torch.uint8), torch.device("cpu"), "affine")
+    x, y = feed.batch(np.arange(30), torch.Generator().manual_seed(0))
+    assert set(y.unique().tolist()) == {0.0, 1.0}
+    assert ((x >= 0.5).float() != y).float().mean() < 0.001
+    areas = y.sum(dim=(1, 2, 3))
+    assert areas.min() < 600 < 24 * 28 < areas.max()
+
+
+def test_without_a_generator_nothing_is_augmented():
+    images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8)
+    feed = ImageFeed(images, torch.zeros(4, dtype=torch.long), torch.device("cpu"), "affine")
+    x, _ = feed.batch(np.array([2, 0]))
+    assert torch.equal(x, images[[2, 0]].float() / 255)
+
+
+@pytest.mark.parametrize("memory", [1e9, 0])
+def test_features_are_the_same_in_memory_and_in_a_file(tmp_path, memory):
+    images = np.random.default_rng(0).integers(0, 256, (11, 1, 4, 4), dtype=np.uint8)
+    kept = compute_features(lambda x: [x.float() * 2, x.float().mean(dim=(2, 3))], images, tmp_path, memory, batch=4)
+    assert torch.equal(kept[0], torch.from_numpy(images).float() * 2)
+    assert kept[1].shape == (11, 1)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_the_validation_score_counts_empty_masks():
+    truth = torch.zeros(3, 1, 4, 4)
+    truth[0, :, :2] = 1
+    logits = torch.full((3, 1, 4, 4), -1.0)
+    logits[0, :, :2, :2] = 1.0
+    logits[2, :, 0, 0] = 1.0
+    # Half of a lesion found: 2 * 4 / (4 + 8); an empty frame left empty: 1; a lesion in an empty frame: 0.
+    assert dice_score(logits, truth) == pytest.approx((2 / 3 + 1 + 0) / 3)
+
+
+def test_macro_f1_is_scikit_learns():
+    from sklearn.metrics import f1_score as reference
+
+    generator = torch.Generator().manual_seed(0)
+    logits, truth = torch.randn(50, 3, generator=generator), torch.randint(0, 3, (50,), generator=generator)
+    expected = reference(truth.numpy(), logits.argmax(dim=1).numpy(), average="macro")
+    assert f1_score(logits, truth) == pytest.approx(expected)
+
+
+def test_the_loss_is_smps_dice_and_focal():
+    import segmentation_models_pytorch as smp
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 1, 16, 16, generator=generator)
+    truth = (torch.rand(4, 1, 16, 16, generator=generator) > 0.7).float()
+    dice, focal = smp.losses.DiceLoss("binary"), smp.losses.FocalLoss("binary", gamma=2.0)
+    expected = 0.8 * dice(logits, truth) + 0.2 * focal(logits, truth)
+    assert float(segmentation_loss(recipe("paper", "segmentation"))(logits, truth)) == pytest.approx(
+        float(expected), abs=1e-4
+    )
+
+
+def test_layer_decay_slows_the_first_blocks_and_leaves_the_head():
+    import timm
+
+    encoder = timm.create_model("vit_tiny_patch16_224", depth=4, num_classes=0)
+    head = [nn.Parameter(torch.zeros(3))]
+    settings = recipe("vit", "segmentation")
+    groups = parameter_groups(head, encoder, settings)
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert {id(p) for p in encoder.parameters()} | {id(head[0])} == set(rate)
+    first, last = encoder.blocks[0].mlp.fc1.weight, encoder.blocks[3].mlp.fc1.weight
+    assert rate[id(first)] == pytest.approx(rate[id(last)] * settings.layer_decay**3)
+    assert rate[id(head[0])] == settings.learning_rate
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert (decay[id(first)], decay[id(encoder.blocks[0].norm1.bias)]) == (0.05, 0.0)
+
+
+def test_layer_decay_of_what_has_no_blocks_is_refused():
+    with pytest.raises(BundleConfigError, match="layer decay"):
+        parameter_groups([], nn.Linear(2, 2), recipe("vit", "segmentation"))
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": -1.0}])
+def test_a_recipe_with_a_setting_that_cannot_work_is_refused(wrong):
+    with pytest.raises(BundleConfigError, match="positive"):
+        recipe("paper", "segmentation", **wrong)

@@ -1,0 +1,92 @@
+"""A frozen encoder and what it makes of a data set: each feature is computed once, for every cell that uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sonodistill.networks.heads import LinearHead
+from sonodistill.networks.precision import use_bf16
+from sonodistill_training.evaluate.data import LabelledSet
+from sonodistill_training.evaluate.feeds import compute_features
+
+_BATCH = 16
+
+
+class FrozenEncoder:
+    """An encoder in evaluation mode, batch normalisation included, and its features of a data set's frames.
+
+    Args:
+        make_encoder: makes it, once it is needed.
+        data: the frames.
+        device: where it is computed.
+        precision: as for ``use_bf16``.
+        folder: for features that do not fit into ``memory``.
+        memory: bytes for features; what is more goes to a file.
+        on_frames: called with how many frames were encoded.
+    """
+
+    def __init__(
+        self,
+        make_encoder: Callable[[], nn.Module],
+        data: LabelledSet,
+        device: torch.device,
+        precision: str,
+        folder: str | Path,
+        memory: float = 8e9,
+        on_frames: Callable[[int], None] | None = None,
+    ) -> None:
+        self._make, self._data, self._device, self._precision = make_encoder, data, device, precision
+        self._folder, self._memory, self._on_frames = folder, memory, on_frames
+        self._encoder: nn.Module | None = None
+        self._maps: list[Tensor] | None = None
+        self._gathered: Tensor | None = None
+        self._pooled: Tensor | None = None
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder, on the device."""
+        if self._encoder is None:
+            self._encoder = self._make().to(self._device, memory_format=torch.channels_last).eval()
+            self._encoder.requires_grad_(False)
+        return self._encoder
+
+    def maps(self) -> list[Tensor]:
+        """(N, C_i, H / r_i, W / r_i) for each map of the pyramid."""
+        if self._maps is None:
+            self._maps = self._compute(lambda images: list(self.encoder.pyramid(images)))  # type: ignore[operator]
+        return self._maps
+
+    def gathered(self) -> Tensor:
+        """(N, C, h, w): all maps on one grid, as a linear head reads them (see :class:`LinearHead`)."""
+        if self._gathered is None:
+            encoder = self.encoder
+            gather = LinearHead(encoder.channels, encoder.reductions).gather  # type: ignore[arg-type]
+            if self._maps is not None:
+                parts = zip(*(level.split(_BATCH) for level in self._maps), strict=True)
+                self._gathered = torch.cat([gather(list(part)) for part in parts])
+            else:
+                (self._gathered,) = self._compute(lambda images: [gather(encoder.pyramid(images))])  # type: ignore[operator]
+        return self._gathered
+
+    def pooled(self) -> Tensor:
+        """(N, C) float32: the mean of the last map."""
+        if self._pooled is None:
+            if self._maps is not None:
+                self._pooled = torch.cat([part.float().mean(dim=(2, 3)) for part in self._maps[-1].split(_BATCH)])
+            else:
+                (self._pooled,) = self._compute(lambda images: [self.encoder(images).float().mean(dim=(2, 3))])
+        return self._pooled
+
+    def _compute(self, encode: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
+        bf16 = use_bf16(self._precision, self._device)
+
+        def of_batch(images: Tensor) -> list[Tensor]:
+            with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
+                images = images.to(self._device).float().div(255)
+                return encode(images.to(memory_format=torch.channels_last))
+
+        return compute_features(of_batch, self._data.images, self._folder, self._memory, _BATCH, self._on_frames)

@@ -1,0 +1,228 @@
+"""The four ways to judge an encoder: neighbours, linear heads, a decoder on frozen maps, and fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sonodistill.networks.build import build_classifier, build_segmenter
+from sonodistill.networks.encoder import Encoder
+from sonodistill.networks.heads import LinearHeads, PooledLinearHeads
+from sonodistill.networks.precision import use_bf16
+from sonodistill_training.distill.engine import prepare_student
+from sonodistill_training.evaluate.data import LabelledSet
+from sonodistill_training.evaluate.feeds import FeatureFeed, Feed, ImageFeed
+from sonodistill_training.evaluate.frozen import FrozenEncoder
+from sonodistill_training.evaluate.losses import (
+    dice_score,
+    f1_score,
+    segmentation_loss,
+)
+from sonodistill_training.evaluate.results import Cell
+from sonodistill_training.evaluate.training import Job, Trained, parameter_groups, predict, train
+from sonodistill_training.monitor.probe import knn_votes, standardise
+
+NEIGHBOURS = 20
+_NO_VOTE = 1e-12  # a class without a vote is unlikely, not impossible: its logarithm is a number
+
+OnEpoch = Callable[[dict[str, float]], None]
+MakeEncoder = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A cell with everything it is computed from.
+
+    Attributes:
+        cell: what to evaluate.
+        data: its frames.
+        classes: of classification, in the order of the logits.
+        train, validation, test: rows of the data; ``train`` has only those that are labelled in this cell.
+        make_encoder: a fresh encoder with its weights.
+        frozen: the same encoder and its features, kept for all cells that freeze it.
+        device: where it is computed.
+        precision: "auto", "bf16" or "fp32".
+        checkpoint: where an unfinished training is kept.
+    """
+
+    cell: Cell
+    data: LabelledSet
+    classes: tuple[str, ...]
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+    make_encoder: MakeEncoder
+    frozen: FrozenEncoder
+    device: torch.device
+    precision: str
+    checkpoint: Path
+
+    @property
+    def bf16(self) -> bool:
+        return use_bf16(self.precision, self.device)
+
+    @property
+    def dense(self) -> bool:
+        return self.cell.task == "segmentation"
+
+    def targets(self) -> Tensor:
+        """(N, 1, S, S) uint8 masks or (N,) int64 classes; of rows that the cell does not use, zeros."""
+        used = np.concatenate([self.train, self.validation, self.test])
+        if self.dense:
+            size = self.data.input_size
+            masks = np.zeros((len(self.data), 1, size, size), np.uint8)
+            masks[used] = self.data.masks(used.tolist())
+            return torch.from_numpy(masks)
+        numbers = np.zeros(len(self.data), np.int64)
+        numbers[used] = [self.classes.index(self.data.labels[row]) for row in used.tolist()]
+        return torch.from_numpy(numbers)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a protocol found.
+
+    Attributes:
+        logits: (B, 1, S, S) or (B, K) float32 for successive batches of the test rows; of neighbours, log votes.
+        trained: how the training went; None for neighbours.
+        rate: the learning rate that validation chose among several, or None.
+        head_parameters: of what was trained on the encoder.
+    """
+
+    logits: list[Tensor]
+    trained: Trained | None
+    rate: float | None
+    head_parameters: int
+
+
+def run_protocol(trial: Trial, on_epoch: OnEpoch | None = None) -> Outcome:
+    """Train as the cell says and predict its test rows."""
+    run = {"knn": _knn, "linear": _linear, "frozen_encoder_unet": _frozen, "finetune": _finetune}
+    return run[trial.cell.protocol](trial, on_epoch)
+
+
+def _knn(trial: Trial, _: OnEpoch | None) -> Outcome:
+    features = trial.frozen.pooled().double().numpy()
+    labels = trial.targets().numpy()[trial.train]
+    train, test = standardise(features[trial.train], features[trial.test])
+    votes = knn_votes(train, labels, test, NEIGHBOURS, len(trial.classes))
+    return Outcome([torch.from_numpy(np.log(np.maximum(votes, _NO_VOTE))).float()], None, None, 0)
+
+
+def _linear(trial: Trial, on_epoch: OnEpoch | None) -> Outcome:
+    rates = trial.cell.recipe.probe_rates
+    size = trial.data.input_size if trial.dense else 0
+    features = trial.frozen.gathered() if trial.dense else trial.frozen.pooled()
+    classes = 1 if trial.dense else len(trial.classes)
+    heads = _seeded(
+        trial, lambda: (LinearHeads if trial.dense else PooledLinearHeads)(features.shape[1], classes, len(rates))
+    )
+    groups = [group | {"weight_decay": trial.cell.recipe.weight_decay} for group in heads.parameter_groups(rates)]
+    feed = FeatureFeed([features], trial.targets(), trial.device)
+    trained, logits = _train(trial, _OnFeature(heads, size), feed, groups, on_epoch)
+    return Outcome(logits, trained, rates[trained.head], _count(heads) // len(rates))
+
+
+def _frozen(trial: Trial, on_epoch: OnEpoch | None) -> Outcome:
+    network = _seeded(trial, lambda: build_segmenter(trial.frozen.encoder, trial.cell.head))
+    feed = FeatureFeed(trial.frozen.maps(), trial.targets(), trial.device)
+    groups = parameter_groups(list(network.head.parameters()), None, trial.cell.recipe)
+    trained, logits = _train(trial, _OnMaps(network.head, trial.data.input_size), feed, groups, on_epoch)
+    return Outcome(logits, trained, None, _count(network.head))
+
+
+def _finetune(trial: Trial, on_epoch: OnEpoch | None) -> Outcome:
+    encoder = trial.make_encoder()
+    encoder.train()
+    network: Any
+    if trial.dense:
+        network = _seeded(trial, lambda: build_segmenter(encoder, trial.cell.head))
+    else:
+        network = _seeded(trial, lambda: build_classifier(encoder, len(trial.classes)))
+    if isinstance(encoder, Encoder):
+        prepare_student(encoder, trial.device, trial.bf16, levels=len(encoder.channels))
+    groups = parameter_groups(list(network.head.parameters()), encoder, trial.cell.recipe)
+    feed = ImageFeed(torch.from_numpy(trial.data.images), trial.targets(), trial.device, trial.cell.recipe.augment)
+    trained, logits = _train(trial, _OnImages(network), feed, groups, on_epoch)
+    return Outcome(logits, trained, None, _count(network.head))
+
+
+def _train(
+    trial: Trial, network: nn.Module, feed: Feed, groups: list[dict[str, Any]], on_epoch: OnEpoch | None
+) -> tuple[Trained, list[Tensor]]:
+    network.to(trial.device, memory_format=torch.channels_last)
+    recipe = trial.cell.recipe
+    job = Job(
+        feed=feed,
+        train=trial.train,
+        validation=trial.validation,
+        loss=segmentation_loss(recipe) if trial.dense else functional.cross_entropy,
+        score=dice_score if trial.dense else f1_score,
+        groups=groups,
+        recipe=recipe,
+        seed=trial.cell.seed,
+        bf16=trial.bf16,
+        checkpoint=trial.checkpoint,
+    )
+    trained = train(network, job, on_epoch)
+    batches = predict(network, feed, trial.test, trial.bf16, recipe.batch_size)
+    return trained, [logits[trained.head] for logits in batches]
+
+
+def _seeded(trial: Trial, make: Callable[[], Any]) -> Any:
+    """What ``make`` makes, with initial weights that follow from the cell's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(trial.cell.seed)
+        return make()
+
+
+def _count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+class _OnImages(nn.Module):
+    """A whole network as the one head of a training."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.to(memory_format=torch.channels_last))[None]
+
+
+class _OnMaps(nn.Module):
+    """A decoder on kept maps."""
+
+    def __init__(self, head: nn.Module, size: int) -> None:
+        super().__init__()
+        self.head, self.size = head, size
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.head([level.contiguous(memory_format=torch.channels_last) for level in maps], (self.size,) * 2)[
+            None
+        ]
+
+
+class _OnFeature(nn.Module):
+    """Linear heads on one kept feature; their logits are brought to the input's size."""
+
+    def __init__(self, heads: LinearHeads, size: int) -> None:
+        super().__init__()
+        self.heads, self.size = heads, size
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        logits = self.heads(features[0].float())
+        if not self.size:
+            return logits
+        count = logits.shape[:2]
+        flat = functional.interpolate(logits.flatten(0, 1), (self.size,) * 2, mode="bilinear", align_corners=False)
+        return flat.unflatten(0, count)
