@@ -234,9 +234,10 @@ def test_own_tables_show_every_metric_that_is_defined(results) -> None:
 
 
 def test_two_weights_of_one_encoder_are_two_rows(tmp_path) -> None:
-    kept = keep(tmp_path, [cell("R18-Distill-US", weights="1" * 64), cell("R18-Distill-US", weights="2" * 64)])
+    files = [f"sha256:{digit * 64}:resnet18" for digit in "12"]
+    kept = keep(tmp_path, [cell("R18-Distill-US", weights=weights) for weights in files])
     (table,) = own_tables(kept)
-    assert {one.name for one in table.rows} == {f"R18-Distill-US (weights {digit * 8})" for digit in "12"}
+    assert {one.name for one in table.rows} == {f"R18-Distill-US (sha256 {digit * 12})" for digit in "12"}
 
 
 def test_seeds_of_other_test_images_are_refused(tmp_path) -> None:

@@ -103,5 +103,32 @@ def distill(
     show(bench_distill(data, setup, peer), as_json)
 
 
+@app.command()
+def finetune(
+    data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="NAME=FOLDER of a labelled set, as for `sonodistill evaluate`; simulated when not given."),
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="Any timm encoder.")] = "resnet18",
+    input_size: Annotated[int, typer.Option(help="Pixels; a multiple of 32.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=2, help="Frames a step.")] = 32,
+    frames: Annotated[int, typer.Option(min=6, help="Of an epoch, at most.")] = 480,
+    parts: Annotated[int, typer.Option(min=1, help="That an epoch is timed in, the pipelines taking turns.")] = 3,
+    workers: Annotated[int, typer.Option(min=0, help="Processes of MONAI's loader.")] = 2,
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """An epoch of fine-tuning a U-Net from frames in memory, beside MONAI's dictionary transforms and loader on files.
+
+    Example: sonodistill bench finetune --data ddti=/data/DDTI --json
+    """
+    from sonodistill_training.bench.finetune import Setup, bench_finetune
+    from sonodistill_training.bench.report import show
+
+    name, _, folder = (data or "").partition("=")
+    setup = Setup(encoder, input_size, batch_size, frames, parts, workers, seed)
+    show(bench_finetune(name, Path(folder) if folder else None, setup), as_json)
+
+
 if __name__ == "__main__":
     app()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class LabelledSet:
         shapes: (N, 2) height and width of each frame.
         truths: the mask of each frame on its own grid, bits packed; None where it is not annotated.
         mm_per_pixel: (N, 2), of a row and a column; NaN where it is not calibrated.
-        sha256: of all of it.
+        sha256: of names, labels, masks and the frames as they were read: the same whatever the network's size.
     """
 
     name: str
@@ -181,8 +181,10 @@ def _sources_key(name: str, input_size: int, sources: Sequence[_Source]) -> str:
 
 def _read(name: str, sources: Sequence[_Source], input_size: int) -> LabelledSet:
     images, shapes, truths, spacing = [], [], [], []
+    frames = hashlib.sha256()
     for source in track(sources, description=f"reading {name}", transient=True):
         frame = _first_frame(source.path)
+        frames.update(np.ascontiguousarray(frame.image).tobytes())
         images.append(np.rint(to_input(frame.image, (input_size, input_size)) * 255).astype(np.uint8))
         shapes.append(frame.image.shape)
         truth = _truth(source, frame)
@@ -198,7 +200,7 @@ def _read(name: str, sources: Sequence[_Source], input_size: int) -> LabelledSet
         np.array(shapes, np.int64),
         tuple(truths),
         np.array(spacing, np.float64),
-        "",
+        frames.hexdigest(),
     )
     return _hashed(made)
 
@@ -240,13 +242,14 @@ def _gray(path: Path) -> NDArray[np.uint8]:
 
 
 def _hashed(made: LabelledSet) -> LabelledSet:
-    digest = hashlib.sha256(json.dumps([made.name, made.files, made.groups, made.labels, made.given]).encode())
-    for part in (made.images, made.shapes, made.mm_per_pixel):
+    """With the hash of everything in the place of that of the frames."""
+    words = [made.sha256, made.name, made.files, made.groups, made.labels, made.given]
+    digest = hashlib.sha256(json.dumps(words).encode())
+    for part in (made.shapes, made.mm_per_pixel):
         digest.update(np.ascontiguousarray(part).tobytes())
     for bits in made.truths:
         digest.update(b"none" if bits is None else bits.tobytes())
-    values = {name: getattr(made, name) for name in made.__dataclass_fields__}
-    return LabelledSet(**values | {"sha256": digest.hexdigest()})
+    return replace(made, sha256=digest.hexdigest())
 
 
 def _save(path: Path, made: LabelledSet) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,12 @@ def _linear(trial: Trial, on_epoch: OnEpoch | None) -> Outcome:
     )
     groups = [group | {"weight_decay": trial.cell.recipe.weight_decay} for group in heads.parameter_groups(rates)]
     feed = FeatureFeed([features], trial.targets(), trial.device)
-    trained, logits = _train(trial, _OnFeature(heads, size), feed, groups, on_epoch)
+    network = _OnFeature(heads, size)
+    if trial.dense:
+        trained, logits = _train(trial, network, feed, groups, on_epoch)
+    else:
+        with _one_thread():  # of so little work, sharing it out is most
+            trained, logits = _train(replace(trial, precision="fp32"), network, feed, groups, on_epoch)
     return Outcome(logits, trained, rates[trained.head], _count(heads) // len(rates))
 
 
@@ -175,6 +181,16 @@ def _train(
     trained = train(network, job, on_epoch)
     batches = predict(network, feed, trial.test, trial.bf16, recipe.batch_size)
     return trained, [logits[trained.head] for logits in batches]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seeded(trial: Trial, make: Callable[[], Any]) -> Any:

@@ -52,6 +52,11 @@ class Recipe:
     dice_weight: float = 0.8
     focal_gamma: float = 2.0
 
+    @property
+    def comparable(self) -> Recipe:
+        """The recipe with its input size to the nearest 32 pixels: an encoder with patches of 14 takes 252 for 256."""
+        return replace(self, input_size=round(self.input_size / 32) * 32)
+
 
 _PAPER = {
     "segmentation": Recipe("paper", input_size=256, batch_size=32),

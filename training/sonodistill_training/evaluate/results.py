@@ -94,7 +94,7 @@ class Result:
 
     @property
     def curve(self) -> list[dict[str, float]]:
-        """A row an epoch: epoch, loss, validation metric; empty for protocols without a training."""
+        """A row an epoch: epoch, loss, validation_loss, learning_rate, validation; empty without a training."""
         return self.about.get("curve", [])
 
     @cached_property

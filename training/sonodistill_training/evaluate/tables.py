@@ -26,6 +26,7 @@ from sonodistill_training.evaluate.tables_parts import (
     entry_of,
     labelled,
     metrics_of,
+    short_weights,
     together,
 )
 
@@ -100,7 +101,7 @@ def _own(cell: Cell, runs: Sequence[Runs], others: Sequence[Sequence[Runs]]) -> 
     twice = {name for name in (one.cell.encoder for one in runs) if sum(name == o.cell.encoder for o in runs) > 1}
     rows = tuple(
         Row(
-            one.cell.encoder + (f" (weights {one.cell.weights[:8]})" if one.cell.encoder in twice else ""),
+            one.cell.encoder + (f" ({short_weights(one.cell.weights)})" if one.cell.encoder in twice else ""),
             tuple(entry_of(one, metric) for metric in metrics),
             *one.counts,
         )

@@ -46,8 +46,11 @@ class Comparison:
 
 
 def conditions(cell: Cell) -> Cell:
-    """What two cells must share to be compared: all but the encoder, its weights, draw and seed."""
-    return replace(cell, encoder="", weights="", draw=0, seed=0)
+    """What two cells must share to be compared: all but the encoder, its weights, draw and seed.
+
+    Metrics are taken on each frame's own grid, so that a size rounded to whole patches is no other condition.
+    """
+    return replace(cell, encoder="", weights="", recipe=cell.recipe.comparable, draw=0, seed=0)
 
 
 def by_conditions(runs: Sequence[Runs], any_head: bool = False) -> dict[Cell, list[Runs]]:

@@ -28,6 +28,7 @@ from sonodistill_training.evaluate.tables_parts import (
     Table,
     describe,
     entry_of,
+    short_weights,
     unlike,
 )
 
@@ -115,14 +116,14 @@ def _setting(found: dict[PaperCell, list[Runs]]) -> tuple[str, Recipe]:
     """Data and recipe that most cells have; of equals, the recipe as it is given."""
     counts: dict[tuple[str, Recipe], int] = {}
     for several in found.values():
-        for setting in {(one.cell.data_sha256, one.cell.recipe) for one in several}:
+        for setting in {(one.cell.data_sha256, one.cell.recipe.comparable) for one in several}:
             counts[setting] = counts.get(setting, 0) + 1
     task = next(iter(found)).task
     return max(counts, key=lambda s: (counts[s], s[1] == RECIPES[s[1].name][task], s[1].epochs, s[0]))
 
 
 def _take(chosen: _Chosen, cell: PaperCell, several: Sequence[Runs], setting: tuple[str, Recipe]) -> None:
-    fitting = [one for one in several if (one.cell.data_sha256, one.cell.recipe) == setting]
+    fitting = [one for one in several if (one.cell.data_sha256, one.cell.recipe.comparable) == setting]
     reference = next(iter(chosen.runs.values()), None)
     if fitting and reference is not None and sorted(reference.truth()) != sorted(fitting[0].truth()):
         chosen.notices.append(f"{_name(cell)} is left out: other test images than {reference.cell.encoder}.")
@@ -132,16 +133,18 @@ def _take(chosen: _Chosen, cell: PaperCell, several: Sequence[Runs], setting: tu
         chosen.runs[cell] = best
         for other in fitting:
             if other is not best:
-                weights = f"weights {other.cell.weights[:8]}, not {best.cell.weights[:8]}"
+                weights = f"weights {short_weights(other.cell.weights)}, not {short_weights(best.cell.weights)}"
                 chosen.notices.append(f"A result of {_name(cell)} is left out: {weights}.")
     for other in several:
-        if (other.cell.data_sha256, other.cell.recipe) != setting:
+        if (other.cell.data_sha256, other.cell.recipe.comparable) != setting:
             chosen.notices.append(f"A result of {_name(cell)} is left out: {_unlike(other.cell, setting)}.")
 
 
 def _unlike(cell: Cell, setting: tuple[str, Recipe]) -> str:
     asked = replace(cell, data_sha256=setting[0], recipe=setting[1])
-    found = unlike(cell, asked, ["data_sha256"]) + unlike(cell.recipe, asked.recipe, Recipe.__dataclass_fields__)
+    found = unlike(cell, asked, ["data_sha256"]) + unlike(
+        cell.recipe.comparable, asked.recipe, Recipe.__dataclass_fields__
+    )
     return "; ".join(found)
 
 

@@ -266,7 +266,8 @@ def describe(runs: Sequence[Runs]) -> str:
     cell, recipe = runs[0].cell, runs[0].cell.recipe
     images, groups = len(runs[0].images), len(set(runs[0].groups))
     counts = sorted({len(one.results) for one in runs})
-    trained = f"recipe {recipe.name} ({recipe.input_size} px, {recipe.epochs} epochs, batch {recipe.batch_size})"
+    sizes = " or ".join(str(size) for size in sorted({one.cell.recipe.input_size for one in runs}))
+    trained = f"recipe {recipe.name} ({sizes} px, {recipe.epochs} epochs, batch {recipe.batch_size})"
     counted = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return (
         f"{trained}, data and split {cell.data_sha256[:8]}, {images} test images of {groups} groups, "
@@ -285,6 +286,14 @@ def architecture(encoder: str) -> str:
 def labelled(cell: Cell) -> str:
     """ "100 % of the labels", "5 % of the labels" or "20 labelled images"."""
     return f"{cell.shots} labelled images" if cell.shots else f"{cell.fraction:.0%} of the labels".replace("%", " %")
+
+
+def short_weights(weights: str) -> str:
+    """ "sha256 1f0c93ab12de" of a file's key, and the key itself of what has no file."""
+    kind, _, rest = weights.partition(":")
+    if kind == "sha256":
+        return f"sha256 {rest[:12]}"
+    return weights[:12] if len(weights) == 64 else weights.rstrip(":")
 
 
 def unlike(one: Any, other: Any, names: Iterable[str]) -> list[str]:

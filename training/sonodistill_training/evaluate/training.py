@@ -66,7 +66,7 @@ class Trained:
         best: the best validation score.
         best_epoch: from 1.
         head: which of the network's heads that was.
-        curve: epoch, loss, learning rate and validation score of each epoch.
+        curve: epoch, loss, validation loss, learning rate and validation score of each epoch.
         seconds: computing time, over all attempts.
         data_wait: share of the training's time that went into making batches.
     """
@@ -107,9 +107,15 @@ def train(network: nn.Module, job: Job, on_epoch: Callable[[dict[str, float]], N
         loss, wait = one_epoch(network, job, optimizer, epoch)
         trained.seconds += time.perf_counter() - before
         trained.wait += wait
-        scores = _validate(network, job)
+        scores, losses = _validate(network, job)
         head = max(range(len(scores)), key=scores.__getitem__)
-        row = {"epoch": epoch + 1, "loss": loss, "learning_rate": base[-1] * factor, "validation": scores[head]}
+        row = {
+            "epoch": epoch + 1,
+            "loss": loss,
+            "validation_loss": losses[head],
+            "learning_rate": base[-1] * factor,
+            "validation": scores[head],
+        }
         trained.curve.append(row)
         if scores[head] > trained.best:
             trained.best, trained.best_epoch, trained.head = scores[head], epoch + 1, head
@@ -178,13 +184,14 @@ def one_epoch(network: nn.Module, job: Job, optimizer: torch.optim.Optimizer, ep
     return mean, wait
 
 
-def _validate(network: nn.Module, job: Job) -> list[float]:
-    """The score of each head."""
+def _validate(network: nn.Module, job: Job) -> tuple[list[float], list[float]]:
+    """The score and the loss of each head; a loss over a batch is one over all validation frames here."""
     parts = list(predict(network, job.feed, job.validation, job.bf16, job.recipe.batch_size))
     logits = torch.cat(parts, dim=1)
     require_finite_logits(logits, "validation frames")
     targets = torch.cat([job.feed.batch(some)[1].cpu() for some in _batches(job.validation, 256)])
-    return [job.score(of_head, targets) for of_head in logits]
+    scores = [job.score(of_head, targets) for of_head in logits]
+    return scores, [float(job.loss(of_head, targets)) for of_head in logits]
 
 
 def require_finite_logits(logits: Tensor, what: str) -> None:
