@@ -15,8 +15,8 @@ from sonodistill.errors import BundleConfigError, WeightsError
 from sonodistill.networks.encoder import Encoder
 from sonodistill.weights import WeightsInfo, save_weights
 from sonodistill_training.distill.teacher import load_teacher
-from sonodistill_training.evaluate.encoders import default_blocks, load_encoder, parse_encoder
-from sonodistill_training.evaluate.rows import NOTHING, RANDOM, REAL, rows
+from sonodistill_training.evaluate.encoders.load import default_blocks, load_encoder, parse_encoder
+from sonodistill_training.evaluate.encoders.rows import NOTHING, RANDOM, REAL, rows
 
 
 @pytest.fixture

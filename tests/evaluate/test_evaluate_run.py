@@ -11,10 +11,10 @@ import torch
 from sonodistill.errors import BundleConfigError, DatasetError, UnreadableFileError
 from sonodistill_training.evaluate import run as runner
 from sonodistill_training.evaluate.data import read_set
-from sonodistill_training.evaluate.encoders import load_encoder
-from sonodistill_training.evaluate.frozen import FrozenEncoder
+from sonodistill_training.evaluate.encoders.load import load_encoder
+from sonodistill_training.evaluate.learning.frozen import FrozenEncoder
+from sonodistill_training.evaluate.learning.protocols import run_protocol
 from sonodistill_training.evaluate.plan import Settings, parse_encoders, parse_sources, plan, requests
-from sonodistill_training.evaluate.protocols import run_protocol
 from sonodistill_training.evaluate.results import Store
 from sonodistill_training.evaluate.run import run
 

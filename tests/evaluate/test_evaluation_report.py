@@ -21,10 +21,10 @@ import pytest
 
 from sonodistill.errors import BundleConfigError, DatasetError, UnreadableFileError
 from sonodistill_training.evaluate.data import LabelledSet
-from sonodistill_training.evaluate.gallery import choose
-from sonodistill_training.evaluate.metrics import score
-from sonodistill_training.evaluate.recipes import recipe
-from sonodistill_training.evaluate.report import write_report
+from sonodistill_training.evaluate.learning.recipes import recipe
+from sonodistill_training.evaluate.metrics.segmentation import score
+from sonodistill_training.evaluate.report.gallery import choose
+from sonodistill_training.evaluate.report.write import write_report
 from sonodistill_training.evaluate.results import Cell, Result, Store
 
 _CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sonodistill_training.evaluate.charts import Line, Pen, chart, pens, short_weights
-from sonodistill_training.evaluate.gallery import merged
-from sonodistill_training.evaluate.recipes import recipe
-from sonodistill_training.evaluate.report_commands import commands, encoder_text
+from sonodistill_training.evaluate.learning.recipes import recipe
+from sonodistill_training.evaluate.report.charts import Line, Pen, chart, pens, short_weights
+from sonodistill_training.evaluate.report.commands import commands, encoder_text
+from sonodistill_training.evaluate.report.gallery import merged
 from sonodistill_training.evaluate.results import Cell, Result
 
 PEN, NAN = Pen("A & B", "#0b84c4"), float("nan")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from sonodistill.errors import WeightsError
-from sonodistill_training.evaluate.encoders import load_encoder
+from sonodistill_training.evaluate.encoders.load import load_encoder
 
 transformers = pytest.importorskip("transformers")
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from sonodistill.errors import WeightsError
-from sonodistill_training.evaluate.encoders import load_encoder
-from sonodistill_training.evaluate.formats_usfm import usfm_state
+from sonodistill_training.evaluate.encoders.load import load_encoder
+from sonodistill_training.evaluate.encoders.usfm import usfm_state
 
 SIDE = 224  # the grid of the published table
 MEAN, STD = ((torch.tensor(v).view(1, 3, 1, 1)) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))

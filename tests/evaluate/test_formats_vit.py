@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sonodistill.errors import WeightsError
-from sonodistill_training.evaluate.encoders import load_encoder, parse_encoder
+from sonodistill_training.evaluate.encoders.load import load_encoder, parse_encoder
 
 transformers = pytest.importorskip("transformers")
 

@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import (
 )
 
 from sonodistill.errors import EmptyInputError
-from sonodistill_training.evaluate.classification import (
+from sonodistill_training.evaluate.metrics.classification import (
     METRICS,
     ProbabilityError,
     UnknownLabelError,

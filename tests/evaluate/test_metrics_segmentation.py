@@ -13,7 +13,7 @@ from monai.metrics import DiceMetric, compute_hausdorff_distance
 from segmentation_models_pytorch.metrics import get_stats, iou_score
 from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
 
-from sonodistill_training.evaluate.metrics import (
+from sonodistill_training.evaluate.metrics.segmentation import (
     MaskError,
     check_invariant,
     hausdorff95,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sonodistill.errors import EmptyInputError
-from sonodistill_training.evaluate.metrics import (
+from sonodistill_training.evaluate.metrics.segmentation import (
     ImpossibleResultError,
     check_invariant,
     check_means,

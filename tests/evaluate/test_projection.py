@@ -12,7 +12,7 @@ import pytest
 from matplotlib import image
 
 from sonodistill.errors import BundleConfigError, DatasetError
-from sonodistill_training.evaluate.projection import (
+from sonodistill_training.evaluate.representation.projection import (
     MissingPackageError,
     colours,
     figure,

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sonodistill_training.evaluate.metrics import is_possible
-from sonodistill_training.evaluate.plan_papers import TABLES, distinct, paper_cells
-from sonodistill_training.evaluate.published import TEACHER, US, Published, published
-from sonodistill_training.evaluate.published_errata import (
+from sonodistill_training.evaluate.encoders.rows import rows
+from sonodistill_training.evaluate.metrics.segmentation import is_possible
+from sonodistill_training.evaluate.results import PROTOCOLS
+from sonodistill_training.evaluate.tables.costs import cost_of
+from sonodistill_training.evaluate.tables.errata import (
     ARITHMETIC,
     GMACS,
     MILLIONS,
@@ -21,9 +22,8 @@ from sonodistill_training.evaluate.published_errata import (
     errata,
     explained_by,
 )
-from sonodistill_training.evaluate.results import PROTOCOLS
-from sonodistill_training.evaluate.rows import rows
-from sonodistill_training.evaluate.tables_costs import cost_of
+from sonodistill_training.evaluate.tables.needed import TABLES, distinct, paper_cells
+from sonodistill_training.evaluate.tables.published import TEACHER, US, Published, published
 
 
 def flagged(code: str) -> set[tuple[str, str, str, float]]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import silhouette_samples
 
 from sonodistill.errors import BundleConfigError, DatasetError
-from sonodistill_training.evaluate.representation import (
+from sonodistill_training.evaluate.representation.numbers import (
     Purity,
     cka_matrix,
     knn_purity,

@@ -16,9 +16,9 @@ from sonodistill.errors import BundleConfigError, DatasetError, UnreadableFileEr
 from sonodistill.networks.encoder import Encoder
 from sonodistill_training.corpus.manifest import FRAME_COLUMNS, MANIFEST, table, write_table
 from sonodistill_training.corpus.shards import ShardWriter
-from sonodistill_training.evaluate.representation import linear_cka
-from sonodistill_training.evaluate.representation_frames import draw
-from sonodistill_training.evaluate.representation_run import analyse
+from sonodistill_training.evaluate.representation.frames import draw
+from sonodistill_training.evaluate.representation.numbers import linear_cka
+from sonodistill_training.evaluate.representation.run import analyse
 from sonodistill_training.monitor.features import NotFiniteError, embeddings, read_gray, shrink
 
 SETTINGS = {"input_size": 32, "neighbours": 3, "projections": ("tsne",)}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import wilcoxon
 
 from sonodistill.errors import BundleConfigError, EmptyInputError
-from sonodistill_training.evaluate.classification import METRICS, accuracy, auroc, calibration_error, macro_f1
-from sonodistill_training.evaluate.statistics import (
+from sonodistill_training.evaluate.metrics.classification import METRICS, accuracy, auroc, calibration_error, macro_f1
+from sonodistill_training.evaluate.metrics.statistics import (
     MisalignedResultsError,
     bootstrap,
     bootstrap_difference,

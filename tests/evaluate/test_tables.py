@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 from sonodistill.errors import DatasetError
-from sonodistill_training.evaluate.classification import macro_f1
-from sonodistill_training.evaluate.plan_papers import paper_cells
-from sonodistill_training.evaluate.published import TEACHER, US
-from sonodistill_training.evaluate.published_errata import REASONS
-from sonodistill_training.evaluate.recipes import recipe
+from sonodistill_training.evaluate.learning.recipes import recipe
+from sonodistill_training.evaluate.metrics.classification import macro_f1
+from sonodistill_training.evaluate.metrics.statistics import MisalignedResultsError, holm
 from sonodistill_training.evaluate.results import Cell, Result, Store
-from sonodistill_training.evaluate.statistics import MisalignedResultsError, holm
-from sonodistill_training.evaluate.tables import own_tables, paired_table, paired_tests, paper_tables
-from sonodistill_training.evaluate.tables_paired import compare
-from sonodistill_training.evaluate.tables_parts import Row, Table, together
-from sonodistill_training.evaluate.tables_text import FIELDS, csv_text, html, markdown
+from sonodistill_training.evaluate.tables.build import own_tables, paired_table, paired_tests, paper_tables
+from sonodistill_training.evaluate.tables.errata import REASONS
+from sonodistill_training.evaluate.tables.needed import paper_cells
+from sonodistill_training.evaluate.tables.paired import compare
+from sonodistill_training.evaluate.tables.parts import Row, Table, together
+from sonodistill_training.evaluate.tables.published import TEACHER, US
+from sonodistill_training.evaluate.tables.text import FIELDS, csv_text, html, markdown
 
 CLASSES = ("benign", "malignant", "normal")
 QUALITY = {"R18-Rand": 0.55, "R18-Distill-US": 0.75, "R50-Rand": 0.6, "R50-Distill-Default": 0.72}

@@ -10,11 +10,11 @@ from torch.nn import functional
 
 from sonodistill.errors import BundleConfigError, UnreadableFileError
 from sonodistill.networks.heads import PooledLinearHeads
-from sonodistill_training.evaluate import training
-from sonodistill_training.evaluate.feeds import FeatureFeed, ImageFeed, compute_features
-from sonodistill_training.evaluate.losses import dice_score, f1_score, segmentation_loss
-from sonodistill_training.evaluate.recipes import recipe
-from sonodistill_training.evaluate.training import Job, TrainingFailedError, parameter_groups, rate_factor, train
+from sonodistill_training.evaluate.learning import loop as training
+from sonodistill_training.evaluate.learning.feeds import FeatureFeed, ImageFeed, compute_features
+from sonodistill_training.evaluate.learning.loop import Job, TrainingFailedError, parameter_groups, rate_factor, train
+from sonodistill_training.evaluate.learning.losses import dice_score, f1_score, segmentation_loss
+from sonodistill_training.evaluate.learning.recipes import recipe
 
 RECIPE = recipe("paper", "classification", epochs=6, batch_size=8, learning_rate=0.01)
 

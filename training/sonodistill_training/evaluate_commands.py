@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 if TYPE_CHECKING:
-    from sonodistill_training.evaluate.encoder_spec import EncoderSpec
+    from sonodistill_training.evaluate.encoders.spec import EncoderSpec
     from sonodistill_training.evaluate.plan import Planned, Request
     from sonodistill_training.evaluate.run import Failure
 
@@ -133,10 +133,10 @@ def tables(
 
     Example: sonodistill evaluate tables runs/evaluation --papers --to tables.md
     """
-    from sonodistill_training.evaluate import tables_text
-    from sonodistill_training.evaluate.plan_papers import TABLES
     from sonodistill_training.evaluate.results import Store
-    from sonodistill_training.evaluate.tables import own_tables, paired_table, paper_tables
+    from sonodistill_training.evaluate.tables import text as tables_text
+    from sonodistill_training.evaluate.tables.build import own_tables, paired_table, paper_tables
+    from sonodistill_training.evaluate.tables.needed import TABLES
 
     store = Store(out)
     if papers:
@@ -199,9 +199,9 @@ def representation(
     from functools import partial
 
     from sonodistill_training.distributed import pick_device
-    from sonodistill_training.evaluate.encoders import load_encoder
+    from sonodistill_training.evaluate.encoders.load import load_encoder
     from sonodistill_training.evaluate.plan import parse_encoders, parse_sources
-    from sonodistill_training.evaluate.representation_run import TABLE, analyse
+    from sonodistill_training.evaluate.representation.run import TABLE, analyse
 
     specs = parse_encoders(encoder)
     analyse(
@@ -226,7 +226,7 @@ def encoders() -> None:
 
     Example: sonodistill evaluate encoders
     """
-    from sonodistill_training.evaluate.rows import rows
+    from sonodistill_training.evaluate.encoders.rows import rows
 
     for row in rows().values():
         typer.secho(f"{row.name}  ({row.architecture or 'an architecture to be named'})", bold=True)
@@ -242,7 +242,7 @@ def _of_papers(tables: str, encoders: dict[str, EncoderSpec], sources: Sequence[
     """What the papers' tables need of the encoders and data that are there; what is not there is said."""
     from sonodistill.errors import BundleConfigError
     from sonodistill_training.evaluate.plan import Request
-    from sonodistill_training.evaluate.plan_papers import TABLES, distinct, paper_cells
+    from sonodistill_training.evaluate.tables.needed import TABLES, distinct, paper_cells
 
     needed = distinct(paper_cells(_tables(tables, TABLES)))
     rows, data = (sorted({getattr(cell, name) for cell in needed}) for name in ("row", "data"))
@@ -278,7 +278,7 @@ def _write_report(
     out: Path, planned: Sequence[Planned], representation: Path | None = None, papers: bool = True
 ) -> Path:
     from sonodistill_training.evaluate.data import cached_sets
-    from sonodistill_training.evaluate.report import write_report
+    from sonodistill_training.evaluate.report.write import write_report
     from sonodistill_training.evaluate.results import Store
 
     data: dict[str, Any] = cached_sets(out / "data") | {item.cell.data: item.data for item in planned}

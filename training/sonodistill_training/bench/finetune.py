@@ -22,10 +22,10 @@ from sonodistill_training.corpus.simulator import write_simulated
 from sonodistill_training.distill.engine import prepare_student
 from sonodistill_training.distributed import pick_device
 from sonodistill_training.evaluate.data import LabelledSet, read_set
-from sonodistill_training.evaluate.feeds import ImageFeed
-from sonodistill_training.evaluate.losses import segmentation_loss
-from sonodistill_training.evaluate.recipes import Recipe, recipe
-from sonodistill_training.evaluate.training import Job, one_epoch, parameter_groups
+from sonodistill_training.evaluate.learning.feeds import ImageFeed
+from sonodistill_training.evaluate.learning.loop import Job, one_epoch, parameter_groups
+from sonodistill_training.evaluate.learning.losses import segmentation_loss
+from sonodistill_training.evaluate.learning.recipes import Recipe, recipe
 
 _WARM_UP = 2  # batches before anything is timed
 

@@ -11,9 +11,9 @@ from sonodistill.errors import BundleConfigError
 from sonodistill.networks.pyramid import HIERARCHICAL, family, input_multiple
 from sonodistill_training.evaluate.data import LabelledSet, read_set
 from sonodistill_training.evaluate.divide import Division, divide
-from sonodistill_training.evaluate.encoder_spec import EncoderSpec, parse_encoder
-from sonodistill_training.evaluate.encoders import load_encoder
-from sonodistill_training.evaluate.recipes import recipe
+from sonodistill_training.evaluate.encoders.load import load_encoder
+from sonodistill_training.evaluate.encoders.spec import EncoderSpec, parse_encoder
+from sonodistill_training.evaluate.learning.recipes import recipe
 from sonodistill_training.evaluate.results import PROTOCOLS, Cell, Task
 
 TASKS = ("segmentation", "classification")

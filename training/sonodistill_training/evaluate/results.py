@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sonodistill.errors import DatasetError, UnreadableFileError
 from sonodistill.files import atomic_path, write_text
-from sonodistill_training.evaluate.recipes import Recipe
+from sonodistill_training.evaluate.learning.recipes import Recipe
 
 Task = Literal["segmentation", "classification"]
 PROTOCOLS = ("linear", "frozen_encoder_unet", "finetune", "knn")

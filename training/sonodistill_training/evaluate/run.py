@@ -29,14 +29,14 @@ from rich.progress import (
 from sonodistill import __version__
 from sonodistill.errors import SonoDistillError
 from sonodistill_training.distributed import pick_device
-from sonodistill_training.evaluate.classification import class_numbers, summarise_classification
 from sonodistill_training.evaluate.data import LabelledSet
 from sonodistill_training.evaluate.divide import few_shots, labelled_part
-from sonodistill_training.evaluate.encoders import load_encoder
-from sonodistill_training.evaluate.frozen import FrozenEncoder
-from sonodistill_training.evaluate.metrics import summarise_segmentation
+from sonodistill_training.evaluate.encoders.load import load_encoder
+from sonodistill_training.evaluate.learning.frozen import FrozenEncoder
+from sonodistill_training.evaluate.learning.protocols import Outcome, Trial, run_protocol
+from sonodistill_training.evaluate.metrics.classification import class_numbers, summarise_classification
+from sonodistill_training.evaluate.metrics.segmentation import summarise_segmentation
 from sonodistill_training.evaluate.plan import Planned
-from sonodistill_training.evaluate.protocols import Outcome, Trial, run_protocol
 from sonodistill_training.evaluate.results import Cell, Result, Store
 from sonodistill_training.evaluate.scoring import classification_columns, segmentation_columns
 from sonodistill_training.memory import keep_freed_memory

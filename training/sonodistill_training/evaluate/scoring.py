@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sonodistill.transforms.geometry import from_output
 from sonodistill_training.evaluate.data import LabelledSet
-from sonodistill_training.evaluate.metrics import score
-from sonodistill_training.evaluate.training import require_finite_logits
+from sonodistill_training.evaluate.learning.loop import require_finite_logits
+from sonodistill_training.evaluate.metrics.segmentation import score
 
 Columns = dict[str, list[Any]]
 

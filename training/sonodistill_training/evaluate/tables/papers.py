@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from sonodistill_training.evaluate.plan_papers import IMAGENET, PaperCell, paper_cells
-from sonodistill_training.evaluate.published import (
-    BUSI_TEST_IMAGES,
-    STUDENTS,
-    TEACHER,
-    TEST_IMAGES,
-    US,
-    Published,
-    published,
-)
-from sonodistill_training.evaluate.published_errata import codes_of
-from sonodistill_training.evaluate.recipes import RECIPES, Recipe
+from sonodistill_training.evaluate.learning.recipes import RECIPES, Recipe
 from sonodistill_training.evaluate.results import Cell
-from sonodistill_training.evaluate.tables_costs import SIZES, cost_of
-from sonodistill_training.evaluate.tables_parts import (
+from sonodistill_training.evaluate.tables.costs import SIZES, cost_of
+from sonodistill_training.evaluate.tables.errata import codes_of
+from sonodistill_training.evaluate.tables.needed import IMAGENET, PaperCell, paper_cells
+from sonodistill_training.evaluate.tables.parts import (
     TITLES,
     Column,
     Entry,
@@ -30,6 +21,15 @@ from sonodistill_training.evaluate.tables_parts import (
     entry_of,
     short_weights,
     unlike,
+)
+from sonodistill_training.evaluate.tables.published import (
+    BUSI_TEST_IMAGES,
+    STUDENTS,
+    TEACHER,
+    TEST_IMAGES,
+    US,
+    Published,
+    published,
 )
 
 PROTOCOLS = {
@@ -69,7 +69,7 @@ def data_name(key: str) -> str:
 
 
 def tables_of_papers(runs: Sequence[Runs], tables: Sequence[str]) -> list[Table]:
-    """See :func:`sonodistill_training.evaluate.tables.paper_tables`."""
+    """See :func:`sonodistill_training.evaluate.tables.build.paper_tables`."""
     made = []
     for table in tables:
         blocks: dict[tuple[str, str, str], list[PaperCell]] = {}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, pairwise
 
-from sonodistill_training.evaluate.metrics import is_possible
-from sonodistill_training.evaluate.published import (
+from sonodistill_training.evaluate.metrics.segmentation import is_possible
+from sonodistill_training.evaluate.tables.published import (
     BUSI_TEST_IMAGES,
     STUDENTS,
     TEACHER,

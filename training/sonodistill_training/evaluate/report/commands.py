@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from sonodistill_training.evaluate.recipes import RECIPES
+from sonodistill_training.evaluate.encoders.rows import find_row
+from sonodistill_training.evaluate.learning.recipes import RECIPES
 from sonodistill_training.evaluate.results import PROTOCOLS, Result
-from sonodistill_training.evaluate.rows import find_row
 
 _CHANGES = ("epochs", "batch_size", "learning_rate", "input_size", "augment")
 _DECODED = ("frozen_encoder_unet", "finetune")

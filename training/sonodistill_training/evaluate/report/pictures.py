@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonodistill.errors import SonoDistillError
-from sonodistill_training.evaluate.charts import Pen
 from sonodistill_training.evaluate.data import LabelledSet
+from sonodistill_training.evaluate.report.charts import Pen
 from sonodistill_training.evaluate.results import Result
 from sonodistill_training.report.drawing import FOUND_RGB, TRUTH_RGB, jpeg_uri
 

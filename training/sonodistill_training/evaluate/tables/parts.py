@@ -11,10 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonodistill.errors import DatasetError
-from sonodistill_training.evaluate import classification
-from sonodistill_training.evaluate.published import Published
+from sonodistill_training.evaluate.metrics import classification
+from sonodistill_training.evaluate.metrics.statistics import (
+    Interval,
+    MisalignedResultsError,
+    Statistic,
+    bootstrap,
+    mean,
+)
 from sonodistill_training.evaluate.results import Cell, Result
-from sonodistill_training.evaluate.statistics import Interval, MisalignedResultsError, Statistic, bootstrap, mean
+from sonodistill_training.evaluate.tables.published import Published
 
 Floats = NDArray[np.float64]
 

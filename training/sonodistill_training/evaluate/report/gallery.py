@@ -10,13 +10,13 @@ from itertools import chain, zip_longest
 import numpy as np
 
 from sonodistill.errors import UnreadableFileError
-from sonodistill_training.evaluate.charts import Encoder, Pen
 from sonodistill_training.evaluate.data import LabelledSet
-from sonodistill_training.evaluate.gallery_pictures import Frames, NotTheseFramesError, Seen, example, legend
-from sonodistill_training.evaluate.report_curves import where
+from sonodistill_training.evaluate.report.charts import Encoder, Pen
+from sonodistill_training.evaluate.report.curves import where
+from sonodistill_training.evaluate.report.pictures import Frames, NotTheseFramesError, Seen, example, legend
 from sonodistill_training.evaluate.results import Result
-from sonodistill_training.evaluate.tables_papers import data_name
-from sonodistill_training.evaluate.tables_parts import Runs, labelled
+from sonodistill_training.evaluate.tables.papers import data_name
+from sonodistill_training.evaluate.tables.parts import Runs, labelled
 
 KINDS = {
     "worst": ("Worst cases", "Something was found, and agrees least with the lesion."),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sonodistill_training.evaluate.plan_papers import TABLES, rank
 from sonodistill_training.evaluate.results import Cell, Result
-from sonodistill_training.evaluate.tables_paired import (
+from sonodistill_training.evaluate.tables.needed import TABLES, rank
+from sonodistill_training.evaluate.tables.paired import (
     Comparison,
     by_conditions,
     differences,
@@ -14,8 +14,8 @@ from sonodistill_training.evaluate.tables_paired import (
     not_compared,
     paired_tests,
 )
-from sonodistill_training.evaluate.tables_papers import PROTOCOLS, TASKS, data_name, tables_of_papers
-from sonodistill_training.evaluate.tables_parts import (
+from sonodistill_training.evaluate.tables.papers import PROTOCOLS, TASKS, data_name, tables_of_papers
+from sonodistill_training.evaluate.tables.parts import (
     TITLES,
     Column,
     Entry,

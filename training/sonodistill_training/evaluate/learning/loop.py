@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from sonodistill.errors import SonoDistillError, UnreadableFileError
 from sonodistill.files import atomic_path
-from sonodistill_training.evaluate.feeds import Feed
-from sonodistill_training.evaluate.recipes import Recipe
+from sonodistill_training.evaluate.learning.feeds import Feed
+from sonodistill_training.evaluate.learning.recipes import Recipe
 
 _SAVE_SECONDS = 60.0
 _POLY_POWER = 0.9

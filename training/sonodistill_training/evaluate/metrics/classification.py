@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sonodistill.errors import DatasetError, EmptyInputError, SonoDistillError
-from sonodistill_training.evaluate.metrics import require_finite_predictions
+from sonodistill_training.evaluate.metrics.segmentation import require_finite_predictions
 
 BINS = 15  # of the calibration error, as in Guo et al. 2017
 TOLERANCE = 1e-4  # of a row's sum: a softmax in float32 over many classes, stored with few digits

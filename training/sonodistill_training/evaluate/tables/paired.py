@@ -6,11 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sonodistill.errors import DatasetError
-from sonodistill_training.evaluate.plan_papers import rank
-from sonodistill_training.evaluate.recipes import Recipe
+from sonodistill_training.evaluate.learning.recipes import Recipe
+from sonodistill_training.evaluate.metrics.statistics import (
+    McNemar,
+    MisalignedResultsError,
+    Paired,
+    holm,
+    mcnemar,
+    paired,
+)
 from sonodistill_training.evaluate.results import Cell, Result
-from sonodistill_training.evaluate.statistics import McNemar, MisalignedResultsError, Paired, holm, mcnemar, paired
-from sonodistill_training.evaluate.tables_parts import Runs, architecture, together, unlike
+from sonodistill_training.evaluate.tables.needed import rank
+from sonodistill_training.evaluate.tables.parts import Runs, architecture, together, unlike
 
 METRIC = {"segmentation": "dice_empty1", "classification": "accuracy"}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sonodistill_training.evaluate.recipes import Recipe
+from sonodistill_training.evaluate.learning.recipes import Recipe
 
 
 def segmentation_loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:

@@ -17,9 +17,9 @@ from sonodistill.weights import read_info
 from sonodistill_training.distill.backbone_timm import backbone_from_file, load_strictly, read_state, timm_backbone
 from sonodistill_training.distill.backbone_transformers import TransformersBackbone, transformers_backbone
 from sonodistill_training.distill.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
-from sonodistill_training.evaluate.encoder_spec import EncoderSpec, parse_encoder
-from sonodistill_training.evaluate.formats_sam2 import read_sam2
-from sonodistill_training.evaluate.formats_usfm import usfm_state
+from sonodistill_training.evaluate.encoders.sam2 import read_sam2
+from sonodistill_training.evaluate.encoders.spec import EncoderSpec, parse_encoder
+from sonodistill_training.evaluate.encoders.usfm import usfm_state
 
 __all__ = ["EncoderSpec", "Features", "VitFeatures", "default_blocks", "load_encoder", "parse_encoder"]
 
@@ -83,7 +83,7 @@ def load_encoder(
     """An encoder that can be trained, with its weights.
 
     Args:
-        spec: what :func:`~sonodistill_training.evaluate.encoder_spec.parse_encoder` takes, or gives.
+        spec: what :func:`~sonodistill_training.evaluate.encoders.spec.parse_encoder` takes, or gives.
         input_size: side of the images in pixels; an absolute position embedding is resampled to its grid.
         blocks: indices from 0 of the ViT blocks that make the pyramid, by default :func:`default_blocks`.
         drop_path_rate: stochastic depth while training.

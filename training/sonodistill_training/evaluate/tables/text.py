@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from sonodistill_training.evaluate.published_errata import REASONS
-from sonodistill_training.evaluate.tables_parts import P_VALUES, Column, Entry, Row, Table
+from sonodistill_training.evaluate.tables.errata import REASONS
+from sonodistill_training.evaluate.tables.parts import P_VALUES, Column, Entry, Row, Table
 
 DASH = "—"
 FIELDS = (

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 
-from sonodistill_training.evaluate.charts import Encoder, Line, Pen, chart, legend
+from sonodistill_training.evaluate.report.charts import Encoder, Line, Pen, chart, legend
 from sonodistill_training.evaluate.results import Cell
-from sonodistill_training.evaluate.tables_paired import by_conditions, conditions
-from sonodistill_training.evaluate.tables_papers import PROTOCOLS, TASKS, data_name
-from sonodistill_training.evaluate.tables_parts import TITLES, Runs, labelled
+from sonodistill_training.evaluate.tables.paired import by_conditions, conditions
+from sonodistill_training.evaluate.tables.papers import PROTOCOLS, TASKS, data_name
+from sonodistill_training.evaluate.tables.parts import TITLES, Runs, labelled
 from sonodistill_training.quickstart.charts import ticks
 
 _SCORES = {"segmentation": "Dice of the validation frames", "classification": "Macro F1 of the validation frames"}

@@ -20,15 +20,15 @@ from sonodistill.networks.heads import LinearHeads, PooledLinearHeads
 from sonodistill.networks.precision import use_bf16
 from sonodistill_training.distill.engine import prepare_student
 from sonodistill_training.evaluate.data import LabelledSet
-from sonodistill_training.evaluate.feeds import FeatureFeed, Feed, ImageFeed
-from sonodistill_training.evaluate.frozen import FrozenEncoder
-from sonodistill_training.evaluate.losses import (
+from sonodistill_training.evaluate.learning.feeds import FeatureFeed, Feed, ImageFeed
+from sonodistill_training.evaluate.learning.frozen import FrozenEncoder
+from sonodistill_training.evaluate.learning.loop import Job, Trained, parameter_groups, predict, train
+from sonodistill_training.evaluate.learning.losses import (
     dice_score,
     f1_score,
     segmentation_loss,
 )
 from sonodistill_training.evaluate.results import Cell
-from sonodistill_training.evaluate.training import Job, Trained, parameter_groups, predict, train
 from sonodistill_training.monitor.probe import knn_votes, standardise
 
 NEIGHBOURS = 20

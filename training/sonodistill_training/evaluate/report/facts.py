@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from sonodistill_training.evaluate.charts import Encoder, Pen
-from sonodistill_training.evaluate.plan_papers import SEEDS
-from sonodistill_training.evaluate.report_curves import where
+from sonodistill_training.evaluate.report.charts import Encoder, Pen
+from sonodistill_training.evaluate.report.curves import where
 from sonodistill_training.evaluate.results import Result
-from sonodistill_training.evaluate.tables_papers import PROTOCOLS, data_name
-from sonodistill_training.evaluate.tables_parts import Runs, labelled, short_weights
+from sonodistill_training.evaluate.tables.needed import SEEDS
+from sonodistill_training.evaluate.tables.papers import PROTOCOLS, data_name
+from sonodistill_training.evaluate.tables.parts import Runs, labelled, short_weights
 
 _NEVER_CHANGES = "knn"
 """The protocol without a random start: of given weights one run says all."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sonodistill.networks.heads import LinearHead
 from sonodistill.networks.precision import use_bf16
 from sonodistill_training.evaluate.data import LabelledSet
-from sonodistill_training.evaluate.feeds import compute_features
+from sonodistill_training.evaluate.learning.feeds import compute_features
 
 _BATCH = 16
 

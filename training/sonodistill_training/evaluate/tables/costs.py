@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from sonodistill_training.evaluate.published import TEACHER, US
+from sonodistill_training.evaluate.tables.published import TEACHER, US
 
 SIZES = (224, 256)
 _NETWORKS = {TEACHER: ("vit_base_patch16_dinov3", "light", 1), US: ("resnet50", "unet", None)}

@@ -10,19 +10,19 @@ from pathlib import Path
 
 from sonodistill.errors import BundleConfigError, DatasetError
 from sonodistill.files import write_text
-from sonodistill_training.evaluate import tables_text
-from sonodistill_training.evaluate.charts import Encoder, Pen, legend, pens
 from sonodistill_training.evaluate.data import LabelledSet
-from sonodistill_training.evaluate.gallery import gallery
-from sonodistill_training.evaluate.report_commands import commands
-from sonodistill_training.evaluate.report_curves import label_curves, learning_curves
-from sonodistill_training.evaluate.report_facts import facts, grid
-from sonodistill_training.evaluate.report_files import write_files
-from sonodistill_training.evaluate.representation_run import NUMBERS, TABLE
+from sonodistill_training.evaluate.report.charts import Encoder, Pen, legend, pens
+from sonodistill_training.evaluate.report.commands import commands
+from sonodistill_training.evaluate.report.curves import label_curves, learning_curves
+from sonodistill_training.evaluate.report.facts import facts, grid
+from sonodistill_training.evaluate.report.files import write_files
+from sonodistill_training.evaluate.report.gallery import gallery
+from sonodistill_training.evaluate.representation.run import NUMBERS, TABLE
 from sonodistill_training.evaluate.results import Result, Store
-from sonodistill_training.evaluate.tables import own_tables, paired_table, paper_tables
-from sonodistill_training.evaluate.tables_papers import data_name
-from sonodistill_training.evaluate.tables_parts import Runs, Table, together
+from sonodistill_training.evaluate.tables import text as tables_text
+from sonodistill_training.evaluate.tables.build import own_tables, paired_table, paper_tables
+from sonodistill_training.evaluate.tables.papers import data_name
+from sonodistill_training.evaluate.tables.parts import Runs, Table, together
 from sonodistill_training.report.page import page
 
 REPORT = "report.html"

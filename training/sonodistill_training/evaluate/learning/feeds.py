@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sonodistill_training.evaluate.recipes import Augmentation
+from sonodistill_training.evaluate.learning.recipes import Augmentation
 
 Inputs = Tensor | list[Tensor]
 _DEGREES, _ZOOM = 15.0, 0.2

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from sonodistill_training.evaluate.plan_papers import rank
 from sonodistill_training.evaluate.results import Cell
-from sonodistill_training.evaluate.tables_parts import short_weights
+from sonodistill_training.evaluate.tables.needed import rank
+from sonodistill_training.evaluate.tables.parts import short_weights
 from sonodistill_training.quickstart.charts import number, ticks
 
 WIDTH, HEIGHT = 400, 250

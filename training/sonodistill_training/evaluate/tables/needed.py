@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from sonodistill_training.evaluate.published import (
+from sonodistill_training.evaluate.tables.published import (
     DEFAULT,
     DEFAULT_MIXUP,
     FRACTIONS,

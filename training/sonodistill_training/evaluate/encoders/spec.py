@@ -14,7 +14,7 @@ from sonodistill.errors import BundleConfigError, WeightsError
 from sonodistill.files import sha256
 from sonodistill.networks.hub import require_timm_name
 from sonodistill_training.distill.offline import OFFLINE_TEACHER, offline_teacher_path
-from sonodistill_training.evaluate.rows import Row, find_row, rows
+from sonodistill_training.evaluate.encoders.rows import Row, find_row, rows
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+ -]*")
 _HUB = "hub"
@@ -66,7 +66,7 @@ def parse_encoder(spec: str) -> EncoderSpec:
     Args:
         spec: one of
             "R50-Rand", "DINOv3 ViT-B/16" or "DINOv3", a row by its name or alias (see
-            :func:`~sonodistill_training.evaluate.rows.rows`);
+            :func:`~sonodistill_training.evaluate.encoders.rows.rows`);
             "USFM=USFM_latest.pth", a row with the file (or the folder of transformers) of its weights;
             "LightlyTrain:resnet50=exported_last.pt", a row whose architecture has to be given;
             "My-R34:resnet34", random weights; "My-R34:resnet34=weights.safetensors", with those of a file;

@@ -21,7 +21,16 @@ from sonodistill.errors import BundleConfigError, UnreadableFileError
 from sonodistill.files import atomic_path, write_text
 from sonodistill.networks.precision import use_bf16
 from sonodistill.weights import tensors_sha256
-from sonodistill_training.evaluate.projection import (
+from sonodistill_training.evaluate.representation.frames import DrawnFrame, draw
+from sonodistill_training.evaluate.representation.numbers import (
+    METRIC,
+    NEIGHBOURS,
+    cka_matrix,
+    numbers,
+    require_datasets,
+    require_neighbours,
+)
+from sonodistill_training.evaluate.representation.projection import (
     KINDS,
     figure,
     points_table,
@@ -30,16 +39,7 @@ from sonodistill_training.evaluate.projection import (
     write_figure,
     write_points,
 )
-from sonodistill_training.evaluate.representation import (
-    METRIC,
-    NEIGHBOURS,
-    cka_matrix,
-    numbers,
-    require_datasets,
-    require_neighbours,
-)
-from sonodistill_training.evaluate.representation_frames import DrawnFrame, draw
-from sonodistill_training.evaluate.representation_table import markdown
+from sonodistill_training.evaluate.representation.table import markdown
 from sonodistill_training.monitor.features import BATCH, NotFiniteError, embeddings, require_at_least, shrink
 
 NUMBERS, TABLE, CACHE = "numbers.json", "numbers.md", "embeddings"

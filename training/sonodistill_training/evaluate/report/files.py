@@ -12,8 +12,8 @@ from pyarrow import csv
 
 from sonodistill.files import atomic_path, write_text
 from sonodistill_training.evaluate.results import Result
-from sonodistill_training.evaluate.tables_parts import Table
-from sonodistill_training.evaluate.tables_text import csv_text
+from sonodistill_training.evaluate.tables.parts import Table
+from sonodistill_training.evaluate.tables.text import csv_text
 
 TASKS = ("segmentation", "classification")
 TABLES, CURVES = "tables.csv", "curves.csv"

@@ -1,0 +1,1 @@
+"""Every encoder of both papers, loaded from its own published format."""

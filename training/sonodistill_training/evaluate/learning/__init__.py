@@ -1,0 +1,1 @@
+"""Heads, decoders and whole networks trained on labelled frames."""

@@ -1,0 +1,1 @@
+"""What an encoder groups by: organ, data set or scanner."""
