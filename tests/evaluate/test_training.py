@@ -260,6 +260,18 @@ def test_the_loss_is_smps_dice_and_focal():
     )
 
 
+def test_paper_bs_loss_is_cross_entropy_and_dice():
+    import segmentation_models_pytorch as smp
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 1, 16, 16, generator=generator)
+    truth = (torch.rand(4, 1, 16, 16, generator=generator) > 0.7).float()
+    entropy = functional.binary_cross_entropy_with_logits(logits, truth)
+    expected = 0.5 * float(smp.losses.DiceLoss("binary")(logits, truth)) + 0.5 * float(entropy)
+    found = float(segmentation_loss(recipe("paper_b", "segmentation"))(logits, truth))
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
 def test_layer_decay_slows_the_first_blocks_and_leaves_the_head():
     import timm
 

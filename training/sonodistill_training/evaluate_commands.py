@@ -52,7 +52,7 @@ def run(
     head: Annotated[
         list[str], typer.Option(help="unet, upernet, light or dpt; by default unet, and light for a plain ViT.")
     ] = [],  # noqa: B006
-    recipe: Annotated[list[str], typer.Option(help="paper (section 4.3 of paper A) or vit; repeat.")] = ["paper"],  # noqa: B006
+    recipe: Annotated[list[str], typer.Option(help="paper (paper A, section 4.3), vit or paper_b.")] = ["paper"],  # noqa: B006
     fraction: Annotated[
         list[float], typer.Option(help="Share of the training frames with labels, 1 when not given; repeat.")
     ] = [],  # noqa: B006

@@ -34,7 +34,7 @@ class Request:
         encoder: name of one of the encoders.
         task, data, protocol: as in a :class:`Cell`.
         head: as in a cell; None for the protocol's usual one.
-        recipe: "paper" or "vit".
+        recipe: "paper", "vit" or "paper_b".
         fraction, shots: of labelled frames; a number of shots is in the place of a fraction.
     """
 

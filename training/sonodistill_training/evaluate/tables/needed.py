@@ -36,7 +36,7 @@ class PaperCell:
         table: "2" to "8", or "headline" (paper B).
         row: encoder.
         task, data, protocol, head: as in a cell.
-        recipe: "paper", or "vit" beside it for transformers.
+        recipe: "paper", "vit" beside it for transformers, or "paper_b" for paper B's headlines.
         fraction, shots: of labelled images.
     """
 
@@ -143,8 +143,8 @@ def _table_8() -> Iterator[PaperCell]:
 
 def _headlines() -> Iterator[PaperCell]:
     for row in _OF_B:
-        yield PaperCell("", row, "segmentation", "jnu_ifm", "finetune", "upernet", "vit", shots=SHOTS)
+        yield PaperCell("", row, "segmentation", "jnu_ifm", "finetune", "upernet", "paper_b", shots=SHOTS)
     for row in _OF_B:
-        yield PaperCell("", row, "segmentation", "fass", "finetune", "upernet", "vit")
+        yield PaperCell("", row, "segmentation", "fass", "finetune", "upernet", "paper_b")
     for row in _OF_B:
         yield PaperCell("", row, "classification", "fetal_planes", "linear", "linear")

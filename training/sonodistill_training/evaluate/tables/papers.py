@@ -150,12 +150,12 @@ def _unlike(cell: Cell, setting: tuple[str, Recipe]) -> str:
 
 def _name(cell: PaperCell) -> str:
     name = f"{cell.row} ({_FACTORS[cell.row]})" if cell.table == "6" else cell.row
-    name += ", ViT recipe" if cell.recipe == "vit" and cell.table != "headline" else ""
+    name += ", ViT recipe" if cell.recipe == "vit" else ""
     return name + (f", {100 * cell.fraction:g} %" if cell.fraction < 1 else "")
 
 
 def _printed(cell: PaperCell, metric: str) -> Published | None:
-    if cell.recipe == "vit" and cell.table != "headline":
+    if cell.recipe == "vit":
         return None
     names = ("table", "row", "task", "data", "fraction", "shots")  # not the protocol: in Table 2 it is a guess
     asked = tuple(getattr(cell, name) for name in names)
@@ -194,7 +194,7 @@ def _beside(ours: Entry, printed: Published | None) -> Entry:
 
 def _shown(cells: Sequence[PaperCell], chosen: _Chosen) -> list[PaperCell]:
     """The rows: what the paper has, and beside it only what there is."""
-    extra = [cell for cell in cells if cell.recipe == "vit" and cell.table != "headline" and cell not in chosen.runs]
+    extra = [cell for cell in cells if cell.recipe == "vit" and cell not in chosen.runs]
     return [cell for cell in cells if cell not in extra]
 
 
