@@ -260,6 +260,36 @@ def test_the_loss_is_smps_dice_and_focal():
     )
 
 
+@pytest.mark.parametrize("shape", [(3, 1, 16, 16), (5, 1, 300, 300)])
+@pytest.mark.parametrize("name", ["paper", "paper_b"])
+def test_the_loss_and_its_gradient_are_monais(shape, name):
+    from monai.losses import DiceFocalLoss
+
+    settings = recipe(name, "segmentation")
+    weights = {"lambda_dice": settings.dice_weight, "lambda_focal": 1 - settings.dice_weight}
+    reference = DiceFocalLoss(sigmoid=True, batch=True, gamma=settings.focal_gamma, **weights)
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    truth = (torch.rand(shape, generator=generator) > 0.7).double()
+    losses, gradients = [], []
+    for loss in (segmentation_loss(settings), reference):
+        x = logits.clone().requires_grad_()
+        value = loss(x, truth)
+        value.backward()
+        losses.append(value.detach())
+        gradients.append(x.grad)
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-6, atol=1e-9)  # MONAI in float32
+
+
+def test_the_loss_of_empty_masks_and_sure_logits_is_finite():
+    loss = segmentation_loss(recipe("paper", "segmentation"))
+    for value in (-200.0, 0.0, 200.0):
+        x = torch.full((2, 1, 8, 8), value, requires_grad=True)
+        loss(x, torch.zeros(2, 1, 8, 8)).backward()
+        assert torch.isfinite(x.grad).all()
+
+
 def test_paper_bs_loss_is_cross_entropy_and_dice():
     import segmentation_models_pytorch as smp
 
