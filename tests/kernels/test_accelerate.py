@@ -15,7 +15,6 @@ from sonodistill_training.distill.engine import prepare_student
 from sonodistill_training.kernels.convolution import PointwiseConv2d, SmallMapConv2d, windows
 from sonodistill_training.kernels.stem import GrayConv2d, NormalisedPool
 
-pytest.importorskip("numba")
 CPU = torch.device("cpu")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numba
 import pytest
 import torch
 from torch import nn
@@ -13,12 +14,10 @@ from sonodistill_training.kernels.batchnorm import FastBatchNorm2d
 from sonodistill_training.kernels.bfloat16 import channels_last, narrow, rows, widen
 from sonodistill_training.kernels.stem import NormalisedPool, PooledBefore
 
-numba = pytest.importorskip("numba")
-
 SHAPES = [(2, 3, 7, 9), (5, 64, 13, 13), (1, 17, 1, 5), (3, 8, 32, 31)]
 
 
-def norm(channels, mean=0.0):
+def norm(channels):
     torch.manual_seed(channels)
     layer = nn.BatchNorm2d(channels)
     nn.init.normal_(layer.weight)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from sonodistill.errors import SonoDistillError
+from sonodistill.errors import DatasetError, SonoDistillError, UnreadableFileError
 from sonodistill.files import atomic_path
 from sonodistill_training.progress import cut_log
 
@@ -46,6 +46,25 @@ class LogWriter(Protocol):
 
     def close(self, status: str, /) -> None:
         """Release files and connections; ``status`` is FINISHED, KILLED (stopped on request) or FAILED."""
+
+
+def read_log(run: str | Path) -> list[dict[str, Any]]:
+    """The rows of a training's ``log.jsonl``, given its folder or the file.
+
+    Raises:
+        DatasetError: no log there.
+        UnreadableFileError: a line is not JSON.
+    """
+    path = Path(run) / JSONL if Path(run).is_dir() else Path(run)
+    if not path.is_file():
+        raise DatasetError(f"there is no {JSONL}", path=run, remedy="name the output folder of a training")
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise UnreadableFileError(f"line {number} is no JSON object", path=path) from error
+    return rows
 
 
 def check_logs(names: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from sonodistill.errors import SonoDistillError
 from sonodistill.networks.precision import use_bf16
 from sonodistill_training.checkpoint import CheckpointError, load_checkpoint, require_room, save_checkpoint
 from sonodistill_training.distributed import World, largest, world
-from sonodistill_training.logs import Writers
+from sonodistill_training.logs import JSONL, Writers, read_log
 from sonodistill_training.memory import keep_freed_memory
 from sonodistill_training.monitor.watch import LossWatch
 from sonodistill_training.progress import Clock, StopRequests, ignore_stop_signals, progress_bar, stop_requests, stopped
@@ -28,7 +27,6 @@ from sonodistill_training.state import State
 
 logger = logging.getLogger(__name__)
 
-LOG = "log.jsonl"
 PRODUCT = "student.safetensors"
 
 Monitor = Callable[[nn.Module, torch.device], dict[str, float]]
@@ -291,10 +289,9 @@ class Loop:
         """What warns of a training that goes wrong, knowing what was logged before."""
         samples = self._samples
         watch = LossWatch(self.total_steps, self.settings.warmup_steps(samples), self.settings.clip)
-        path = self.output_dir / LOG
-        if start and path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                watch.update(json.loads(line))
+        if start and (self.output_dir / JSONL).is_file():
+            for row in read_log(self.output_dir):
+                watch.update(row)
         return watch
 
     def _log(self, row: dict[str, Any], writers: Writers | None, watch: LossWatch) -> None:

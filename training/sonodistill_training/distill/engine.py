@@ -151,7 +151,8 @@ class _Whole(nn.Module):
 
     def __init__(self, teacher: Teacher) -> None:
         super().__init__()
-        self.teacher = copy.deepcopy(teacher)
+        # Layers are exchanged in a copy; the weights, which are only read, are the teacher's own.
+        self.teacher = copy.deepcopy(teacher, {id(weight): weight for weight in teacher.parameters()})
         for module in list(self.teacher.modules()):
             for name, child in module.named_children():
                 plain = type(child) is Attention and isinstance(child.q_norm, nn.Identity)

@@ -25,10 +25,10 @@ class Objective:
 
     Attributes:
         normalisation: of the tokens: "none" (the paper); "l2" scales each token of both sides to unit length, so that
-            the distance is 2 - 2 cos; "standardize" brings each teacher channel to mean 0 and variance 1, with running
-            statistics.
-        power: what "standardize" divides a channel by is its standard deviation to this power: 1 makes all channels
-            count alike, 0 keeps their weights, 0.5 is halfway.
+            the distance is 2 - 2 cos; "standardize" takes from each teacher channel its mean and divides it by its
+            standard deviation to the ``power``, both running ones.
+        power: of the standard deviation in "standardize": 1 brings each channel to variance 1, so that all count
+            alike; 0 keeps their weights; 0.5 is halfway.
         similarity: weight of the mean squared difference between the cosine similarities of all pairs of tokens within
             an image: which places look alike, whatever the channels mean. 0 leaves it out.
     """

@@ -19,6 +19,7 @@ from sonodistill.errors import SonoDistillError
 from sonodistill.files import atomic_path
 from sonodistill.weights import WeightsInfo, read_info, save_weights
 from sonodistill_training.distributed import rank
+from sonodistill_training.logs import JSONL
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ class EpochLog:
     """A row an epoch in ``log.jsonl`` (epoch, loss, learning rate, every metric), and a progress bar over batches."""
 
     def __init__(self, output_dir: str | Path, evaluator: Engine, optimizer: torch.optim.Optimizer) -> None:
-        self.path = Path(output_dir) / "log.jsonl"
+        self.path = Path(output_dir) / JSONL
         self.evaluator, self.optimizer = evaluator, optimizer
         self._losses: list[float] = []
         self._progress = Progress(disable=rank() > 0)

@@ -94,7 +94,7 @@ class _Normalise(torch.autograd.Function):
         (images,) = ctx.saved_tensors
         data, above = rows(images), rows(channels_last(gradient))
         parts = np.empty((PARTS, 2, data.shape[1]), np.float32)
-        _sum_gradients(data, above, ctx.slope, ctx.offset, ctx.moments.mean, ctx.relu, parts)
+        sum_gradients(data, above, ctx.slope, ctx.offset, ctx.moments.mean, ctx.relu, parts)
         factor, offset, weight, bias = ctx.moments.of_gradient(ctx.slope, parts.sum(0, dtype=np.float64))
         result = torch.empty_like(images)
         _apply_gradients(data, above, ctx.slope, ctx.offset, factor, offset, ctx.relu, rows(result))
@@ -144,8 +144,16 @@ def _apply(data: Bits, slope: Floats, offset: Floats, relu: bool, result: Bits) 
             result[row, c] = narrow(floor if value < floor else value)
 
 
+@numba.njit(fastmath=FAST, inline="always")
+def _through(
+    value: np.float32, slope: np.float32, offset: np.float32, floor: np.float32, above: np.uint16
+) -> np.float32:
+    """The gradient that comes through the ReLU: none where the normalised value is cut off."""
+    return np.float32(0) if value * slope + offset <= floor else widen(above)
+
+
 @numba.njit(parallel=True, fastmath=FAST, cache=True)
-def _sum_gradients(
+def sum_gradients(
     data: Bits, above: Bits, slope: Floats, offset: Floats, mean: Floats, relu: bool, parts: Floats
 ) -> None:
     count, channels = data.shape
@@ -157,8 +165,7 @@ def _sum_gradients(
         for row in range(count * part // len(parts), count * (part + 1) // len(parts)):
             for c in range(channels):
                 value = widen(data[row, c])
-                cut = value * slope[c] + offset[c] <= floor
-                gradient = np.float32(0) if cut else widen(above[row, c])
+                gradient = _through(value, slope[c], offset[c], floor, above[row, c])
                 first[c] += gradient
                 second[c] += gradient * (value - mean[c])
 
@@ -172,6 +179,5 @@ def _apply_gradients(
     for row in numba.prange(count):
         for c in range(channels):
             value = widen(data[row, c])
-            cut = value * slope[c] + offset[c] <= floor
-            gradient = np.float32(0) if cut else widen(above[row, c])
+            gradient = _through(value, slope[c], offset[c], floor, above[row, c])
             result[row, c] = narrow(slope[c] * gradient + factor[c] * value + constant[c])

@@ -15,7 +15,7 @@ POSITIONS = 64  # of an image's output map; with more of them oneDNN's own way i
 
 
 class SmallMapConv2d(nn.Conv2d):
-    """A convolution of the last stages. oneDNN takes twice the time of a matrix product for its weight gradient."""
+    """A convolution of the last stages, whose weight gradient oneDNN computes more slowly than a matrix product."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W)."""

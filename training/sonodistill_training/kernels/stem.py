@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from sonodistill.networks.encoder import GrayInput
-from sonodistill_training.kernels.batchnorm import FAST, PARTS, Bits, FastBatchNorm2d, Floats, Moments
+from sonodistill_training.kernels.batchnorm import FAST, PARTS, Bits, FastBatchNorm2d, Floats, Moments, sum_gradients
 from sonodistill_training.kernels.bfloat16 import channels_last, narrow, pixels, rows, trains_in_bfloat16, widen
 
 _NOWHERE = 255  # where ReLU cut everything off
@@ -81,7 +81,7 @@ class _NormalisePool(torch.autograd.Function):
         where = np.empty((batch, *shape[2:], channels), np.uint8)
         _pool(pixels(images), slope, offset, pixels(result), pixels(largest), where)
         ctx.save_for_backward(images, largest)
-        ctx.moments, ctx.slope, ctx.where = moments, slope, where
+        ctx.moments, ctx.slope, ctx.offset, ctx.where = moments, slope, offset, where
         return result
 
     @staticmethod
@@ -90,7 +90,7 @@ class _NormalisePool(torch.autograd.Function):
         images, largest = ctx.saved_tensors
         above = channels_last(gradient)
         parts = np.empty((PARTS, 2, images.shape[1]), np.float32)
-        _sum_pooled(rows(largest), rows(above), ctx.where.reshape(-1, images.shape[1]), ctx.moments.mean, parts)
+        sum_gradients(rows(largest), rows(above), ctx.slope, ctx.offset, ctx.moments.mean, True, parts)
         factor, offset, weight, bias = ctx.moments.of_gradient(ctx.slope, parts.sum(0, dtype=np.float64))
         result = torch.empty_like(images)
         _unpool(pixels(images), pixels(above), ctx.where, ctx.slope, factor, offset, pixels(result))
@@ -99,7 +99,11 @@ class _NormalisePool(torch.autograd.Function):
 
 @numba.njit(parallel=True, fastmath=FAST, cache=True)
 def _pool(data: Bits, slope: Floats, offset: Floats, result: Bits, largest: Bits, where: NDArray[np.uint8]) -> None:
-    """The largest normalised value of each window, the value it came from, and the place, 0 to 8, it was at."""
+    """The largest normalised value of each window, the value it came from, and the place, 0 to 8, it was at.
+
+    Where ReLU cuts all of a window off, the value is the one in its middle: cut off like the others, no gradient is
+    counted for it.
+    """
     batch, height, width, channels = data.shape
     down, across = result.shape[1:3]
     for image in numba.prange(batch):
@@ -109,8 +113,9 @@ def _pool(data: Bits, slope: Floats, offset: Floats, result: Bits, largest: Bits
         for i in range(down):
             for j in range(across):
                 best[:] = 0
-                origin[:] = 0
                 place[:] = _NOWHERE
+                for c in range(channels):
+                    origin[c] = widen(data[image, 2 * i, 2 * j, c])
                 for y in range(max(0, 2 * i - 1), min(height, 2 * i + 2)):
                     for x in range(max(0, 2 * j - 1), min(width, 2 * j + 2)):
                         here = np.float32(3 * (y - 2 * i + 1) + x - 2 * j + 1)
@@ -125,20 +130,6 @@ def _pool(data: Bits, slope: Floats, offset: Floats, result: Bits, largest: Bits
                     result[image, i, j, c] = narrow(best[c])
                     largest[image, i, j, c] = narrow(origin[c])
                     where[image, i, j, c] = np.uint8(place[c])
-
-
-@numba.njit(parallel=True, fastmath=FAST, cache=True)
-def _sum_pooled(largest: Bits, above: Bits, where: NDArray[np.uint8], mean: Floats, parts: Floats) -> None:
-    count, channels = largest.shape
-    for part in numba.prange(len(parts)):
-        first, second = parts[part, 0], parts[part, 1]
-        first[:] = 0
-        second[:] = 0
-        for row in range(count * part // len(parts), count * (part + 1) // len(parts)):
-            for c in range(channels):
-                gradient = np.float32(0) if where[row, c] == _NOWHERE else widen(above[row, c])
-                first[c] += gradient
-                second[c] += gradient * (widen(largest[row, c]) - mean[c])
 
 
 @numba.njit(parallel=True, fastmath=FAST, cache=True)

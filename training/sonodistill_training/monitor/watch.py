@@ -81,11 +81,11 @@ class LossWatch:
         return "\n".join(new.values()) or None
 
     def _flat(self, values: Mapping[str, float]) -> str | None:
-        variance = values.get("target_variance", 0.0)
-        if variance <= 0 or "loss" not in values:
+        share = share_of_variance(values)
+        if share is None:
             return None
         step = values["step"]
-        self._piece.append(values.get("token", values["loss"]) / variance)
+        self._piece.append(share)
         if step // self._stride == self._piece_number:
             return None
         self._piece_number = step // self._stride
@@ -173,6 +173,16 @@ class LossWatch:
             f"The training waits for data {median:.0%} of the time. Likely causes: too few workers, or a corpus on a "
             "slow or distant disk."
         )
+
+
+def share_of_variance(row: Mapping[str, Any]) -> float | None:
+    """A row's ``loss``, or its ``token`` term where there are others, in units of its ``target_variance``.
+
+    Returns:
+        1 is a student that always answers the mean token; None where either is missing or the variance is 0.
+    """
+    loss, variance = row.get("token", row.get("loss")), row.get("target_variance")
+    return None if loss is None or variance is None or variance <= 0 else float(loss / variance)
 
 
 def relative_fall(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from sonodistill.frames import Frame, read
 from sonodistill.transforms.masks import common_root, mask_path
 from sonodistill_training.corpus.labelled import LabelledFrame, read_labelled
 from sonodistill_training.distill.offline import OFFLINE_TEACHER
+from sonodistill_training.logs import read_log
 from sonodistill_training.quickstart.report import Cine, Curve, Picture, Report, Source, Stage
 from sonodistill_training.quickstart.sources import LICENCE
 
@@ -73,8 +73,8 @@ class Results:
         frames = list(read(self.cine))
         root = common_root(self.cine)
         masks = [_read_mask(mask_path(self.folder / "masks", self.cine, frame.index, root)) for frame in frames]
-        losses = _rows(self.folder / "distill" / "log.jsonl")
-        epochs = _rows(self.folder / "segmenter" / "log.jsonl")
+        losses = read_log(self.folder / "distill")
+        epochs = read_log(self.folder / "segmenter")
         steps = [float(row["step"]) for row in losses]
         curves = [
             Curve(
@@ -155,10 +155,6 @@ def shown_frames(folder: Path) -> list[LabelledFrame]:
 
 def _read_mask(path: Path) -> Any:
     return cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _by_epoch(rows: list[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:

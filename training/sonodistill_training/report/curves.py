@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from sonodistill.errors import BundleConfigError, DatasetError, UnreadableFileError
+from sonodistill.errors import BundleConfigError, DatasetError
 from sonodistill.files import atomic_path
+from sonodistill_training.logs import JSONL, Row, read_log
+from sonodistill_training.monitor.watch import share_of_variance
 
-Row = Mapping[str, Any]
-
-LOG = "log.jsonl"
 PANELS = {
     "loss": "Loss",
     "share": "Loss / variance of the target",
@@ -50,7 +47,7 @@ def draw_curves(runs: Sequence[str | Path], out: str | Path) -> list[str]:
             path=out,
             remedy=f"choose one of {', '.join(KINDS)}",
         )
-    logs = [_read(Path(run)) for run in runs]
+    logs = [read_log(run) for run in runs]
     series = {name: [_points(log, name) for log in logs] for name in PANELS}
     names = [name for name in PANELS if any(series[name])]
     if not names:
@@ -74,19 +71,6 @@ def draw_curves(runs: Sequence[str | Path], out: str | Path) -> list[str]:
     return names
 
 
-def _read(run: Path) -> list[Row]:
-    path = run / LOG if run.is_dir() else run
-    if not path.is_file():
-        raise DatasetError(f"there is no {LOG}", path=run, remedy="name the output folder of a training")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            rows.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise UnreadableFileError(f"line {number} is no JSON object", path=path) from error
-    return rows
-
-
 def _points(log: Sequence[Row], name: str) -> list[tuple[float, float]]:
     """(step, value) where there is a finite value."""
     found = [(row.get("step"), _value(row, name)) for row in log]
@@ -94,13 +78,9 @@ def _points(log: Sequence[Row], name: str) -> list[tuple[float, float]]:
 
 
 def _value(row: Row, name: str) -> float | None:
-    if name != "share":
-        value = row.get(name)
-    else:
-        loss, variance = row.get("token", row.get("loss")), row.get("target_variance")
-        value = loss / variance if loss is not None and variance else None
+    value = share_of_variance(row) if name == "share" else row.get(name)
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def _name(run: Path) -> str:
-    return run.parent.name if run.name == LOG else run.name
+    return run.parent.name if run.name == JSONL else run.name
