@@ -116,6 +116,28 @@ def test_a_set_with_splits_of_its_own_keeps_them(tmp_path):
     assert (len(found.train), len(found.validation), len(found.test)) == (14, 3, 3)
 
 
+def test_a_set_that_names_no_validation_gets_one_out_of_its_training_groups():
+    groups = [f"p{i // 2}" for i in range(60)]
+    data = labelled(groups, ["a", "b"] * 30, ["train"] * 40 + ["test"] * 20)
+    found = divide(data, "classification")
+    assert found.way == "index, validation by seed 0"
+    assert found.test.tolist() == list(range(40, 60))
+    assert sorted([*found.train, *found.validation]) == list(range(40))
+    assert 6 <= len(found.validation) <= 10
+    assert not {groups[row] for row in found.train} & {groups[row] for row in found.validation}
+
+
+def test_a_set_whose_index_calls_everything_training_is_divided_by_seed():
+    data = labelled([f"p{i}" for i in range(50)], ["a"] * 50, ["train"] * 50)
+    assert divide(data, "segmentation").way == "seed 0"
+
+
+def test_a_fraction_stops_at_the_group_that_is_nearest():
+    data = labelled([f"video{i // 100}" for i in range(1000)], ["a"] * 1000)
+    counts = [len(labelled_part(data, np.arange(1000), fraction)) for fraction in (0.01, 0.24, 0.26)]
+    assert counts == [100, 200, 300]
+
+
 def test_a_seeded_split_is_the_same_again_and_another_with_another_seed():
     data = labelled([f"p{i}" for i in range(100)], ["a"] * 50 + ["b"] * 50)
     first, again, other = (divide(data, "segmentation", "seed", seed) for seed in (1, 1, 2))

@@ -83,7 +83,7 @@ def test_running_again_computes_nothing_and_changes_nothing(planned, tmp_path, m
 
 def test_the_same_seed_gives_the_same_result_in_another_folder(planned, tmp_path):
     cells = planned(["segmentation"], ["finetune"])
-    first, second = (run(cells, Store(tmp_path / name), device="cpu", precision="fp32")[0][0] for name in "ab")
+    first, second = (run(cells, Store(tmp_path / name), device="cpu")[0][0] for name in "ab")
     assert first.summary == second.summary
     assert first.curve == second.curve
 
@@ -125,6 +125,56 @@ def test_labels_that_are_gathered_without_maps_are_the_same(folder, tmp_path):
     after_maps.maps()
     torch.testing.assert_close(frozen().gathered(), after_maps.gathered())
     torch.testing.assert_close(frozen().pooled(), after_maps.pooled())
+
+
+def test_a_cell_is_the_same_alone_and_beside_one_of_another_size(folder, planned, tmp_path):
+    (alone,), _ = run(planned(["classification"], ["linear"]), Store(tmp_path / "alone"), device="cpu")
+    specs = parse_encoders(ENCODERS)
+    other = requests(specs, ["simulated"], ["segmentation"], ["linear"])
+    settings = Settings(seeds=1, changes=FAST | {"input_size": 96})
+    larger = plan(other, specs, {"simulated": folder}, settings, tmp_path / "data")
+    cells = [*larger, *planned(["classification"], ["linear"])]
+    results, failures = run(cells, Store(tmp_path / "beside"), device="cpu")
+    assert not failures
+    assert results[1].cell == alone.cell
+    assert results[1].summary == alone.summary
+
+
+def test_another_precision_is_another_cell(folder, tmp_path):
+    specs = parse_encoders(ENCODERS)
+    wanted = requests(specs, ["simulated"], ["segmentation"], ["linear"])
+    keys = {
+        plan(wanted, specs, {"simulated": folder}, Settings(1, precision=word, changes=FAST), tmp_path)[0].cell.key
+        for word in ("fp32", "bf16")
+    }
+    assert len(keys) == 2
+
+
+def test_an_error_that_nobody_foresaw_costs_its_own_cell_alone(planned, tmp_path, monkeypatch):
+    def broken(trial, on_epoch):
+        if trial.cell.protocol == "linear":
+            raise RuntimeError("Output size is too small")
+        return run_protocol(trial, on_epoch)
+
+    monkeypatch.setattr(runner, "run_protocol", broken)
+    results, failures = run(planned(["classification"], ["knn", "linear"]), Store(tmp_path / "out"), device="cpu")
+    assert [result.cell.protocol for result in results] == ["knn"]
+    assert failures[0].reason == "RuntimeError: Output size is too small"
+
+
+def test_a_set_with_one_label_is_not_classified(tmp_path, planned):
+    folder = make_folder(tmp_path / "labels")
+    write_rows(folder, [row | {"label": "cyst"} for row in rows_of(folder)])
+    _, failures = run(planned(["classification"], ["knn"], source=folder), Store(tmp_path / "out"), device="cpu")
+    assert "two classes are needed" in failures[0].reason
+
+
+def test_results_of_another_release_are_left_out(planned, tmp_path):
+    store = Store(tmp_path / "out")
+    results, _ = run(planned(["classification"], ["knn", "linear"]), store, device="cpu")
+    path = results[0].folder / "cell.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 0}))
+    assert [result.cell.key for result in store.all()] == [results[1].cell.key]
 
 
 def test_runs_with_few_labels_draw_other_frames_and_say_how_many(planned, tmp_path):

@@ -67,7 +67,10 @@ def test_what_was_read_is_the_same_from_the_cache(simulated, tmp_path):
     np.testing.assert_array_equal(again.images, first.images)
     for row in range(len(first)):
         np.testing.assert_array_equal(again.truth(row), first.truth(row))
-    assert list(cached_sets(tmp_path)) == ["simulated"]
+    larger = read_set("simulated", simulated, 48, tmp_path)
+    assert larger.sha256 == first.sha256
+    assert cached_sets(tmp_path, {first.sha256})["simulated"].input_size == 48
+    assert not cached_sets(tmp_path, {"another"})
 
 
 def test_a_changed_mask_makes_another_set(changed, tmp_path):
@@ -101,6 +104,29 @@ def test_a_frame_that_is_named_twice_is_refused(changed):
     rows = rows_of(changed)
     write_rows(changed, [*rows, rows[0]])
     with pytest.raises(DatasetError, match="more than once"):
+        read_set("changed", changed, 32)
+
+
+def test_a_path_that_leaves_the_folder_is_refused(changed):
+    rows = rows_of(changed)
+    outside = changed.parent.parent / "elsewhere.png"
+    outside.write_bytes((changed / rows[0]["file"]).read_bytes())
+    rows[0]["file"] = "../../elsewhere.png"
+    write_rows(changed, rows)
+    with pytest.raises(DatasetError, match="is outside"):
+        read_set("changed", changed, 32)
+
+
+def test_a_clip_is_refused_because_one_frame_of_it_would_be_judged(changed):
+    import pydicom.examples
+
+    rows = rows_of(changed)
+    (changed / "clip.dcm").write_bytes(pydicom.examples.get_path("rgb_color").read_bytes())
+    rows[0] |= {"file": "clip.dcm", "mask": ""}
+    write_rows(changed, rows)
+    assert len(read_set("changed", changed, 32)) == 8  # a still in DICOM is as good as any
+    (changed / "clip.dcm").write_bytes(pydicom.examples.get_path("ybr_color").read_bytes())
+    with pytest.raises(DatasetError, match="is a clip or volume"):
         read_set("changed", changed, 32)
 
 

@@ -11,9 +11,9 @@ from torch.nn import functional
 from sonodistill.errors import BundleConfigError, UnreadableFileError
 from sonodistill.networks.heads import PooledLinearHeads
 from sonodistill_training.evaluate.learning import loop as training
-from sonodistill_training.evaluate.learning.feeds import FeatureFeed, ImageFeed, compute_features
+from sonodistill_training.evaluate.learning.feeds import FeatureFeed, ImageFeed, collect
 from sonodistill_training.evaluate.learning.loop import Job, TrainingFailedError, parameter_groups, rate_factor, train
-from sonodistill_training.evaluate.learning.losses import dice_score, f1_score, segmentation_loss
+from sonodistill_training.evaluate.learning.losses import DiceScore, MacroF1Score, segmentation_loss
 from sonodistill_training.evaluate.learning.recipes import recipe
 
 RECIPE = recipe("paper", "classification", epochs=6, batch_size=8, learning_rate=0.01)
@@ -41,7 +41,7 @@ def make_job(tmp_path, network, settings=RECIPE, **changes):
         train=np.arange(41),
         validation=np.arange(41, 60),
         loss=functional.cross_entropy,
-        score=f1_score,
+        score=MacroF1Score(),
         groups=parameter_groups(list(network.parameters()), None, settings),
         recipe=settings,
         seed=0,
@@ -117,11 +117,12 @@ def test_the_best_epoch_of_the_validation_is_kept(tmp_path):
     scores = iter([0.5, 0.9, 0.7, 0.9, 0.1, 0.2])
     states = []
 
-    def score(logits, targets):
-        states.append({name: value.clone() for name, value in network.state_dict().items()})
-        return next(scores)
+    class Score(MacroF1Score):
+        def of_all(self, parts):
+            states.append({name: value.clone() for name, value in network.state_dict().items()})
+            return next(scores)
 
-    found = train(network, make_job(tmp_path, network, score=score))
+    found = train(network, make_job(tmp_path, network, score=Score()))
     assert (found.best, found.best_epoch) == (0.9, 2)
     for name, value in network.state_dict().items():
         assert torch.equal(value, states[1][name]), name
@@ -221,10 +222,11 @@ def test_without_a_generator_nothing_is_augmented():
 
 @pytest.mark.parametrize("memory", [1e9, 0])
 def test_features_are_the_same_in_memory_and_in_a_file(tmp_path, memory):
-    images = np.random.default_rng(0).integers(0, 256, (11, 1, 4, 4), dtype=np.uint8)
-    kept = compute_features(lambda x: [x.float() * 2, x.float().mean(dim=(2, 3))], images, tmp_path, memory, batch=4)
-    assert torch.equal(kept[0], torch.from_numpy(images).float() * 2)
-    assert kept[1].shape == (11, 1)
+    images = torch.randint(0, 256, (11, 1, 4, 4)).float()
+    batches = ([part * 2, part.mean(dim=(2, 3))] for part in images.split(4))
+    kept = collect(batches, len(images), tmp_path, memory)
+    assert torch.equal(kept[0], images * 2)
+    assert torch.equal(kept[1], images.mean(dim=(2, 3)))
     assert not list(tmp_path.glob("*.tmp"))
 
 
@@ -235,7 +237,9 @@ def test_the_validation_score_counts_empty_masks():
     logits[0, :, :2, :2] = 1.0
     logits[2, :, 0, 0] = 1.0
     # Half of a lesion found: 2 * 4 / (4 + 8); an empty frame left empty: 1; a lesion in an empty frame: 0.
-    assert dice_score(logits, truth) == pytest.approx((2 / 3 + 1 + 0) / 3)
+    score = DiceScore()
+    assert score.of_batch(logits, truth).tolist() == pytest.approx([2 / 3, 1, 0])
+    assert score.of_all(score.of_batch(logits, truth)) == pytest.approx((2 / 3 + 1 + 0) / 3)
 
 
 def test_macro_f1_is_scikit_learns():
@@ -244,7 +248,9 @@ def test_macro_f1_is_scikit_learns():
     generator = torch.Generator().manual_seed(0)
     logits, truth = torch.randn(50, 3, generator=generator), torch.randint(0, 3, (50,), generator=generator)
     expected = reference(truth.numpy(), logits.argmax(dim=1).numpy(), average="macro")
-    assert f1_score(logits, truth) == pytest.approx(expected)
+    score = MacroF1Score()
+    parts = torch.cat([score.of_batch(logits[:30], truth[:30]), score.of_batch(logits[30:], truth[30:])])
+    assert score.of_all(parts) == pytest.approx(expected)
 
 
 def test_the_loss_is_smps_dice_and_focal():
@@ -321,6 +327,28 @@ def test_layer_decay_slows_the_first_blocks_and_leaves_the_head():
 def test_layer_decay_of_what_has_no_blocks_is_refused():
     with pytest.raises(BundleConfigError, match="layer decay"):
         parameter_groups([], nn.Linear(2, 2), recipe("vit", "segmentation"))
+
+
+def test_a_transformers_layers_decay_too():
+    from transformers import Dinov2Config, Dinov2Model
+
+    encoder = Dinov2Model(Dinov2Config(hidden_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=28))
+    groups = parameter_groups([], encoder, recipe("vit", "segmentation"))
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert {id(p) for p in encoder.parameters()} == set(rate)
+    first, last = (encoder.encoder.layer[i].mlp.fc1.weight for i in (0, 2))
+    assert rate[id(first)] == pytest.approx(rate[id(last)] * 0.75**2)
+
+
+def test_a_short_training_is_not_all_warm_up():
+    settings = recipe("vit", "segmentation", epochs=3)
+    assert rate_factor(settings, 0) == 1.0
+
+
+@pytest.mark.parametrize("wrong", [{"augment": "affin"}, {"schedule": "cosinus"}])
+def test_a_word_that_the_recipe_does_not_know_is_refused(wrong):
+    with pytest.raises(BundleConfigError, match="choose one of"):
+        recipe("paper", "segmentation", **wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": -1.0}])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -161,3 +163,19 @@ def test_our_classifier_is_the_general_one_with_the_same_keys() -> None:
     x = torch.rand(1, 1, 64, 64)
     with torch.no_grad():
         assert torch.equal(general(x), classifier(x))
+
+
+def test_moments_of_all_features_give_what_batch_normalisation_gives_in_evaluation() -> None:
+    torch.manual_seed(0)
+    features = 5 + 3 * torch.randn(20, 6, 4, 4)
+    heads = LinearHeads(6, 2, 3)
+    for head in heads.heads:
+        torch.nn.init.normal_(head.weight)
+    reference = copy.deepcopy(heads).eval()
+    mean = features.mean(dim=(0, 2, 3))
+    variance = features.var(dim=(0, 2, 3), unbiased=False)
+    reference.norm.running_mean.copy_(mean)
+    reference.norm.running_var.copy_(variance)
+    heads.standardise(mean, variance)
+    torch.testing.assert_close(heads.train()(features), reference(features), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(heads.norm.running_mean, mean)

@@ -84,6 +84,8 @@ def run(
 
     Exit code 2 when an evaluation failed: it is listed, the others are there.
     """
+    from sonodistill.networks.precision import use_bf16
+    from sonodistill_training.distributed import pick_device
     from sonodistill_training.evaluate.plan import Settings, parse_encoders, parse_sources, plan, requests
     from sonodistill_training.evaluate.results import Store
     from sonodistill_training.evaluate.run import run as compute
@@ -109,12 +111,14 @@ def run(
         "input_size": input_size,
         "augment": augment,
     }
-    settings = Settings(seeds, split, split_seed, {name: value for name, value in changes.items() if value is not None})
+    computed = "bf16" if use_bf16(precision, pick_device(device)) else "fp32"
+    changed = {name: value for name, value in changes.items() if value is not None}
+    settings = Settings(seeds, split, split_seed, computed, changed)
     store = Store(out)
     planned = plan(wanted, encoders, folders, settings, out / "data")
     there = sum(store.has(item.cell) for item in planned)
     typer.echo(f"{len(planned)} evaluations, {there} of them there already")
-    results, failures = compute(planned, store, device=device, precision=precision, memory=memory * 1e9)
+    results, failures = compute(planned, store, device=device, memory=memory * 1e9)
     typer.echo(f"{len(results)} results in {out}")
     if report and results:
         typer.echo(f"report: {_write_report(out, planned)}")
@@ -186,7 +190,7 @@ def representation(
     seed: Annotated[int, typer.Option(help="Of the draw and of the projections.")] = 0,
     projection: Annotated[list[str], typer.Option(help="tsne or umap; repeat.")] = ["tsne", "umap"],  # noqa: B006
     device: _Device = "auto",
-    precision: _Precision = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 (whose rounding raises RankMe) or auto.")] = "fp32",
 ) -> None:
     """Embed the same frames with several encoders: t-SNE and UMAP side by side, and numbers for what they show.
 
@@ -281,8 +285,10 @@ def _write_report(
     from sonodistill_training.evaluate.report.write import write_report
     from sonodistill_training.evaluate.results import Store
 
-    data: dict[str, Any] = cached_sets(out / "data") | {item.cell.data: item.data for item in planned}
-    return write_report(Store(out), out, data=data, representation=representation, papers=papers)
+    store = Store(out)
+    used = {str(result.about.get("data")) for result in store.all()}
+    data: dict[str, Any] = cached_sets(out / "data", used) | {item.cell.data: item.data for item in planned}
+    return write_report(store, out, data=data, representation=representation, papers=papers)
 
 
 def _end(failures: Sequence[Failure]) -> None:

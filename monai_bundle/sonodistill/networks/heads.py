@@ -48,6 +48,8 @@ class LinearHeads(nn.Module):
     The gradient of one head's loss does not touch another, so the losses are added up. What joins parameters would
     join the heads: clip the gradient of each alone, if at all. The normalisation has no parameters for the same reason;
     a linear layer after it makes them redundant. Weights start as in DINOv3's linear head: N(0, 0.01), bias 0.
+    With the moments of all training features given (:meth:`standardise`), which are at hand where features are kept,
+    batches are not normalised by their own.
 
     Args:
         channels: of the feature.
@@ -60,6 +62,7 @@ class LinearHeads(nn.Module):
         if count < 1:
             raise BundleConfigError(f"{count} linear heads", remedy="ask for 1 or more")
         self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.standardised = False
         self.heads = nn.ModuleList(nn.Conv2d(channels, classes, 1) for _ in range(count))
         for head in self.heads:
             nn.init.normal_(head.weight, std=0.01)  # type: ignore[arg-type]
@@ -70,8 +73,20 @@ class LinearHeads(nn.Module):
         heads: Any = self.heads
         # One convolution with the heads' outputs beside each other reads the feature once, not K times.
         weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
-        logits = functional.conv2d(self.norm(feature), weight, bias)
+        if self.standardised:
+            # W (x - m) / s = (W / s) x - (W / s) m: the feature is not touched.
+            weight = weight / (self.norm.running_var + self.norm.eps).sqrt()[:, None, None]  # type: ignore[operator]
+            bias = bias - weight.flatten(1) @ self.norm.running_mean  # type: ignore[operator]
+        else:
+            feature = self.norm(feature)
+        logits = functional.conv2d(feature, weight, bias)
         return logits.unflatten(1, (len(heads), -1)).transpose(0, 1)
+
+    def standardise(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+        """Normalise by these (C,) moments of the training features from here on, in training too."""
+        self.norm.running_mean.copy_(mean)  # type: ignore[union-attr]
+        self.norm.running_var.copy_(variance)  # type: ignore[union-attr]
+        self.standardised = True
 
     def parameter_groups(self, rates: Sequence[float]) -> list[dict[str, Any]]:
         """An optimiser's groups, one a head, with the heads' learning rates in their order.
@@ -99,7 +114,7 @@ class PooledLinearHeads(LinearHeads):
         Raises:
             BundleConfigError: training on one image.
         """
-        if self.training:
+        if self.training and not self.standardised:
             require_several(len(feature), "a linear head on pooled features")
         return super().forward(feature[:, :, None, None]).flatten(2)
 

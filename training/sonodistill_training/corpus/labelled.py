@@ -122,6 +122,9 @@ def _pixel_size(text: str | None, name: str, index: Path) -> float | None:
 def _locate(folder: Path, name: str) -> Path:
     base = folder.parent if name.startswith(f"{folder.name}/") and not (folder / name).exists() else folder
     path = base / name
+    # An index of somebody else's is not to have other files of this machine read, and shown in a report.
+    if not path.resolve().is_relative_to(folder.resolve().parent):
+        raise DatasetError(f"{INDEX} names {name}, which is outside", path=folder, remedy="copy it into the folder")
     if not path.is_file():
         raise DatasetError(
             f"{INDEX} names {name}, which is not there", path=folder, remedy="restore it or drop its row"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import zipfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from sonodistill.errors import DatasetError
+from sonodistill.errors import DatasetError, UnreadableFileError
 from sonodistill.files import atomic_path
 from sonodistill.frames import Frame, read
 from sonodistill.transforms.geometry import mask_to_input, to_input
@@ -110,14 +111,18 @@ def read_set(name: str, folder: str | Path, input_size: int, cache: str | Path |
     return made
 
 
-def cached_sets(cache: str | Path) -> dict[str, LabelledSet]:
-    """Every set that :func:`read_set` has kept in a folder, the largest of each name."""
-    found: dict[str, LabelledSet] = {}
-    for path in sorted(Path(cache).glob("*.npz")):
-        made = _load(path)
-        if made.name not in found or made.input_size > found[made.name].input_size:
-            found[made.name] = made
-    return found
+def cached_sets(cache: str | Path, wanted: Collection[str]) -> dict[str, LabelledSet]:
+    """The sets with the ``wanted`` hashes that :func:`read_set` has kept in a folder, by name, each at its largest.
+
+    Raises:
+        UnreadableFileError: a file of the folder is damaged.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(Path(cache).glob("*.npz"), key=lambda path: int(path.stem.split("-")[-2])):
+        name, *_, sha256 = _stored_words(path)
+        if sha256 in wanted:
+            found[name] = path
+    return {name: _load(path) for name, path in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +151,17 @@ def _indexed(folder: Path) -> Iterator[_Source]:
 
 
 def _of_index(frame: LabelledFrame, folder: Path) -> _Source:
-    file = frame.image.relative_to(folder).as_posix() if frame.image.is_relative_to(folder) else frame.image.name
+    base = folder if frame.image.is_relative_to(folder) else folder.parent
+    file = frame.image.relative_to(base).as_posix()
     split = frame.split if frame.given else ""
     return _Source(file, frame.image, frame.group, frame.label, split, frame.mask, frame.mm_per_pixel)
 
 
 def _published(name: str, folder: Path) -> Iterator[_Source]:
     for item in get(name).items(folder):
+        frames = getattr(item.mask, "frames", None)
+        if item.axis is not None or item.only is not None or (frames is not None and frames != {0}):
+            raise _not_a_still(item.file)
         yield _of_item(item, folder)
 
 
@@ -206,10 +215,21 @@ def _read(name: str, sources: Sequence[_Source], input_size: int) -> LabelledSet
 
 
 def _first_frame(path: Path) -> Frame:
-    frame = next(iter(read(path, only=[0])), None)
+    frames = iter(read(path))
+    frame = next(frames, None)
     if frame is None:
         raise DatasetError("holds no frame", path=path, remedy="drop it from the data set")
+    if next(frames, None) is not None:
+        raise _not_a_still(path)
     return frame
+
+
+def _not_a_still(path: Path) -> DatasetError:
+    return DatasetError(
+        "is a clip or volume, of which one frame alone would be judged",
+        path=path,
+        remedy="write its annotated frames as images (`sonodistill frames export`) with masks and an index.csv",
+    )
 
 
 def _truth(source: _Source, frame: Frame) -> NDArray[np.bool_] | None:
@@ -268,9 +288,17 @@ def _save(path: Path, made: LabelledSet) -> None:
         )
 
 
+def _stored_words(path: Path) -> list[Any]:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return json.loads(stored["text"].tobytes())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UnreadableFileError(f"is no set that was kept ({error})", path=path, remedy="remove it") from error
+
+
 def _load(path: Path) -> LabelledSet:
+    name, files, groups, labels, given, sha256 = _stored_words(path)
     with np.load(path, allow_pickle=False) as stored:
-        name, files, groups, labels, given, sha256 = json.loads(stored["text"].tobytes())
         bits, offsets = stored["bits"], stored["offsets"]
         truths = tuple(
             bits[start:stop] if annotated else None

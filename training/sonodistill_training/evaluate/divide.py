@@ -46,9 +46,10 @@ def divide(data: LabelledSet, task: str, way: str = "auto", seed: int = 0) -> Di
     """Divide the frames that the task can use: those with a mask, or those with a label.
 
     Args:
-        way: "index" takes the data set's own splits, "paper" the splits made for paper A's evaluation sets, "seed"
-            70/20/10 by group, stratified by label; "auto" is the first of these that covers every frame.
-        seed: of "seed".
+        way: "index" takes the data set's own splits (where it has none for validation, a fifth of the training groups
+            is dealt to it), "paper" the splits made for paper A's evaluation sets, "seed" 70/20/10 by group, stratified
+            by label; "auto" is the first of these that covers every frame.
+        seed: of what is dealt.
 
     Raises:
         DatasetError: an empty split, a group in two splits, frames that the split does not know.
@@ -65,6 +66,8 @@ def divide(data: LabelledSet, task: str, way: str = "auto", seed: int = 0) -> Di
     if way == "index":
         splits = [data.given[row] for row in usable]
         _require_known(data, usable, splits, "its index names no split of")
+        if "validation" not in splits:
+            splits, way = _with_validation(data, usable, splits, seed), f"index, validation by seed {seed}"
     elif way == "paper":
         splits = _paper(data, task, usable)
     else:
@@ -90,10 +93,19 @@ def _is_usable(data: LabelledSet, row: int, task: str) -> bool:
 
 
 def _first_way(data: LabelledSet, task: str, usable: Sequence[int]) -> str:
-    if all(data.given[row] for row in usable):
+    given = {data.given[row] for row in usable}
+    if "" not in given and {"train", "test"} <= given:
         return "index"
     known = (data.name, task) in _PAPER_SPLITS and all(s for s in _paper_assignment(data, task, usable))
     return "paper" if known else "seed"
+
+
+def _with_validation(data: LabelledSet, usable: Sequence[int], splits: Sequence[str], seed: int) -> list[str]:
+    """A fifth of the training frames, by whole groups, moved to validation."""
+    rows = [row for row, split in zip(usable, splits, strict=True) if split == "train"]
+    groups, labels = [data.groups[row] for row in rows], [data.labels[row] for row in rows]
+    dealt = split_groups(groups, labels, (0.8, 0.2, 0.0), seed)
+    return [dealt[data.groups[row]] if s == "train" else s for row, s in zip(usable, splits, strict=True)]
 
 
 def _paper(data: LabelledSet, task: str, usable: Sequence[int]) -> list[str]:
@@ -148,7 +160,8 @@ def labelled_part(data: LabelledSet, rows: NDArray[np.int64], fraction: float, d
     wanted = max(1, round(fraction * len(rows)))
     taken: list[int] = []
     for members in _order(data, rows, draw):
-        if len(taken) >= wanted:
+        # The group that crosses the number is taken where that is nearer to it than leaving it out.
+        if taken and len(taken) + len(members) - wanted > wanted - len(taken):
             break
         taken += members
     return np.array(sorted(taken), np.int64)

@@ -56,12 +56,14 @@ class Settings:
         seeds: runs of each combination, with the seeds 0, 1, ...; where only a part of the frames is labelled, each
             run draws another part.
         split, split_seed: as for :func:`divide`.
+        precision: "bf16" or "fp32", what the device computes in.
         changes: settings of the recipes to change ("epochs", "batch_size", "learning_rate", "input_size", "augment").
     """
 
     seeds: int = 5
     split: str = "auto"
     split_seed: int = 0
+    precision: str = "fp32"
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,7 +80,8 @@ class Planned:
     def frozen_key(self) -> tuple[Any, ...]:
         """What the features of a frozen encoder follow from."""
         seed = self.cell.seed if self.spec.is_random else None
-        return self.spec.name, self.cell.weights, self.cell.data, self.data.sha256, seed
+        size = self.data.input_size  # the hash of the data is the same for every size
+        return self.spec.name, self.cell.weights, self.cell.data, self.data.sha256, size, self.cell.precision, seed
 
 
 def requests(
@@ -166,6 +169,7 @@ def plan(
                 protocol=request.protocol,
                 head=request.head or _usual_head(request.task, request.protocol, kind),
                 recipe=made,
+                precision=settings.precision,
                 fraction=1.0 if request.shots else request.fraction,
                 shots=request.shots,
                 draw=run if partial else 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -21,7 +22,9 @@ from sonodistill_training.evaluate.learning.recipes import Recipe
 
 Task = Literal["segmentation", "classification"]
 PROTOCOLS = ("linear", "frozen_encoder_unet", "finetune", "knn")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # another one where the same cell would give another result, or a field comes or goes
+logger = logging.getLogger(__name__)
+
 _CELLS, _CELL, _IMAGES, _MASKS = "cells", "cell.json", "images.parquet", "masks.npz"
 
 
@@ -38,6 +41,7 @@ class Cell:
         protocol: "linear", "frozen_encoder_unet", "finetune" or "knn".
         head: what is trained on the encoder ("unet", "upernet", "light", "dpt", "linear", "knn").
         recipe: how.
+        precision: "bf16" (mixed) or "fp32".
         fraction: of the training frames that are labelled.
         shots: labelled training frames in all, in the place of a fraction; 0 for none.
         draw: which of several random choices of the labelled frames.
@@ -52,6 +56,7 @@ class Cell:
     protocol: str
     head: str
     recipe: Recipe
+    precision: str = "fp32"
     fraction: float = 1.0
     shots: int = 0
     draw: int = 0
@@ -136,7 +141,10 @@ class Store:
         Raises:
             UnreadableFileError: its files were changed or removed.
         """
-        return _read(self.path(cell))
+        result = _read(self.path(cell))
+        if result is None:
+            raise UnreadableFileError("is of another release", path=self.path(cell), remedy="remove it and run again")
+        return result
 
     def write(
         self,
@@ -162,13 +170,16 @@ class Store:
         return next((self.folder / _CELLS).glob(f"*/{_CELL}"), None) is not None
 
     def all(self) -> list[Result]:
-        """Every finished cell, ordered by what it evaluates.
+        """Every finished cell, ordered by what it evaluates; those of another release are left out and counted.
 
         Raises:
             DatasetError: there is none.
             UnreadableFileError: one was changed or damaged.
         """
-        found = [_read(path.parent) for path in sorted((self.folder / _CELLS).glob(f"*/{_CELL}"))]
+        read = [_read(path.parent) for path in sorted((self.folder / _CELLS).glob(f"*/{_CELL}"))]
+        found = [result for result in read if result is not None]
+        if len(found) < len(read):
+            logger.warning("%s: %d results of another release are left out", self.folder, len(read) - len(found))
         if not found:
             raise DatasetError(
                 "holds no finished evaluation", path=self.folder, remedy="run `sonodistill evaluate run --out` on it"
@@ -176,10 +187,13 @@ class Store:
         return sorted(found, key=lambda result: _order(result.cell))
 
 
-def _read(folder: Path) -> Result:
+def _read(folder: Path) -> Result | None:
+    """The result in a folder, None where another release wrote it."""
     path = folder / _CELL
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if content["version"] != SCHEMA_VERSION:
+            return None
         known = {field.name for field in fields(Recipe)}
         settings = {key: value for key, value in content["cell"].pop("recipe").items() if key in known}
         settings["probe_rates"] = tuple(settings["probe_rates"])
@@ -191,7 +205,7 @@ def _read(folder: Path) -> Result:
         ) from error
     if cell.key != folder.name:
         raise UnreadableFileError(
-            "does not say what its folder's name says: it was changed, or is of another release",
+            "does not say what its folder's name says: it was changed",
             path=path,
             remedy="remove its folder and run again",
         )

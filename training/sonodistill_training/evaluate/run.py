@@ -27,7 +27,7 @@ from rich.progress import (
 )
 
 from sonodistill import __version__
-from sonodistill.errors import SonoDistillError
+from sonodistill.errors import DatasetError, SonoDistillError
 from sonodistill_training.distributed import pick_device
 from sonodistill_training.evaluate.data import LabelledSet
 from sonodistill_training.evaluate.divide import few_shots, labelled_part
@@ -60,7 +60,6 @@ def run(
     store: Store,
     *,
     device: str = "auto",
-    precision: str = "auto",
     memory: float = 8e9,
 ) -> tuple[list[Result], list[Failure]]:
     """Compute the cells that the store lacks, with a progress bar.
@@ -69,7 +68,6 @@ def run(
         planned: as :func:`plan` orders them.
         store: where results are looked for and kept.
         device: "auto", "cpu", "cuda" ...
-        precision: as for ``use_bf16``.
         memory: bytes for the features of a frozen encoder; what is more goes to a file beside the results.
 
     Returns:
@@ -91,14 +89,16 @@ def run(
             if frozen is None or frozen[0] != item.frozen_key:
                 frozen = None  # its memory is free before the next one's is taken
                 gc.collect()
-                frozen = item.frozen_key, _frozen(item, store, place, precision, memory)
+                frozen = item.frozen_key, _frozen(item, store, place, memory)
             bar = progress.add_task(f"  {item.cell.title}", total=item.cell.recipe.epochs)
             on_epoch = partial(_advance, progress, bar)
             try:
-                results.append(_compute(item, store, frozen[1], place, precision, on_epoch))
-            except (SonoDistillError, torch.OutOfMemoryError, MemoryError) as error:
+                results.append(_compute(item, store, frozen[1], place, on_epoch))
+            except SonoDistillError as error:
                 failures.append(Failure(item.cell, str(error)))
-                logger.warning("%s: %s", item.cell.title, error)
+            except Exception as error:  # a fault of one cell, in whatever library, is not to cost the others
+                failures.append(Failure(item.cell, f"{type(error).__name__}: {error}"))
+                logger.warning("%s failed", item.cell.title, exc_info=True)
             progress.remove_task(bar)
             progress.advance(whole)
     return results, failures
@@ -108,8 +108,8 @@ def _advance(progress: Progress, bar: TaskID, _: dict[str, float]) -> None:
     progress.advance(bar)
 
 
-def _frozen(item: Planned, store: Store, device: torch.device, precision: str, memory: float) -> FrozenEncoder:
-    return FrozenEncoder(_maker(item), item.data, device, precision, store.folder / _FEATURES, memory)
+def _frozen(item: Planned, store: Store, device: torch.device, memory: float) -> FrozenEncoder:
+    return FrozenEncoder(_maker(item), item.data, device, item.cell.precision, store.folder / _FEATURES, memory)
 
 
 def _maker(item: Planned, drop_path: float = 0.0) -> Callable[[], torch.nn.Module]:
@@ -122,7 +122,6 @@ def _compute(
     store: Store,
     frozen: FrozenEncoder,
     device: torch.device,
-    precision: str,
     on_epoch: Callable[[dict[str, float]], None],
 ) -> Result:
     began = time.perf_counter()
@@ -138,7 +137,6 @@ def _compute(
         make_encoder=_maker(item, cell.recipe.drop_path),
         frozen=frozen,
         device=device,
-        precision=precision,
         checkpoint=checkpoint,
     )
     outcome = run_protocol(trial, on_epoch)
@@ -167,6 +165,11 @@ def _labelled(item: Planned) -> NDArray[np.int64]:
 def _classes(item: Planned) -> tuple[str, ...]:
     """The labels of the frames that are trained on; one that only validation or test has is refused, not learnt."""
     names = tuple(sorted({item.data.labels[row] for row in item.division.train.tolist()}))
+    if len(names) < 2:
+        raise DatasetError(
+            f"all training frames of {item.data.name} have the label {names[0]}; two classes are needed",
+            remedy="see the column label of its index",
+        )
     for rows in (item.division.validation, item.division.test):
         class_numbers([item.data.labels[row] for row in rows.tolist()], names)
     return names
@@ -179,6 +182,7 @@ def _about(trial: Trial, outcome: Outcome, item: Planned) -> dict[str, Any]:
         "frames": {name: len(getattr(trial, name)) for name in ("train", "validation", "test")},
         "labelled_by_class": dict(Counter(trial.data.labels[index] for index in trial.train.tolist())),
         "split": item.division.way,
+        "data": trial.data.sha256,
         "head_parameters": outcome.head_parameters,
         "learning_rate_chosen": outcome.rate,
         "encoder_status": row.status if row else "",

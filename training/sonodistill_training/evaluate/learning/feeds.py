@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -91,44 +91,48 @@ class FeatureFeed:
         return [part[chosen].to(self.device) for part in self.features], targets.to(self.device)
 
 
-def compute_features(
-    encode: Callable[[Tensor], list[Tensor]],
-    images: NDArray[np.uint8],
+def collect(
+    batches: Iterable[Sequence[Tensor]],
+    count: int,
     folder: str | Path,
     memory: float,
-    batch: int = 16,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Tensor]:
-    """``encode`` of every frame, once, kept as it comes (bfloat16 under autocast).
+    """Batches of one or several kinds of features put together, kept as they come (bfloat16 under autocast).
 
     Args:
-        encode: (B, 1, S, S) uint8 to tensors (B, ...).
-        images: (N, 1, S, S) uint8.
+        batches: tensors (B, ...) for successive frames.
+        count: frames in all.
         folder: where the features go if they take more than ``memory``; the file is gone when they are.
         memory: bytes.
-        batch: frames at a time.
         on_batch: called with how many frames were done.
     """
     kept: list[Tensor] = []
-    for start in range(0, len(images), batch):
-        parts = encode(torch.from_numpy(images[start : start + batch]))
+    start = 0
+    for parts in batches:
         if not kept:
-            kept = [_room(part, len(images), folder, memory / len(parts)) for part in parts]
-        for whole, part in zip(kept, parts, strict=True):
-            whole[start : start + len(part)] = part.cpu()
+            whole = sum(_bytes(part, count) for part in parts)
+            kept = [_room(part, count, folder, in_memory=whole <= memory) for part in parts]
+        for room, part in zip(kept, parts, strict=True):
+            room[start : start + len(part)] = part.cpu()
+        start += len(parts[0])
         if on_batch:
             on_batch(len(parts[0]))
     return kept
 
 
-def _room(part: Tensor, count: int, folder: str | Path, memory: float) -> Tensor:
-    """An empty tensor for ``count`` frames: in memory, or in a file without a name where that is too small."""
+def _bytes(part: Tensor, count: int) -> int:
+    return count * part[0].numel() * part.element_size()
+
+
+def _room(part: Tensor, count: int, folder: str | Path, in_memory: bool) -> Tensor:
+    """An empty tensor for ``count`` frames: in memory, or in a file without a name."""
     shape, dtype = (count, *part.shape[1:]), part.dtype
-    size = count * part[0].numel() * part.element_size()
-    if size <= memory:
+    if in_memory:
         return torch.empty(shape, dtype=dtype)
     Path(folder).mkdir(parents=True, exist_ok=True)
     path = Path(folder) / f"features-{id(part):x}.tmp"
-    room = torch.from_file(str(path), shared=True, size=size // part.element_size(), dtype=dtype).view(shape)
+    size = _bytes(part, count) // part.element_size()
+    room = torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
     path.unlink()  # the mapping keeps the bytes until the tensor goes
     return room

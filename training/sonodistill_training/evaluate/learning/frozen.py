@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sonodistill.networks.heads import LinearHead
 from sonodistill.networks.precision import use_bf16
 from sonodistill_training.evaluate.data import LabelledSet
-from sonodistill_training.evaluate.learning.feeds import compute_features
+from sonodistill_training.evaluate.learning.feeds import collect
 
 _BATCH = 16
 
@@ -57,7 +57,7 @@ class FrozenEncoder:
     def maps(self) -> list[Tensor]:
         """(N, C_i, H / r_i, W / r_i) for each map of the pyramid."""
         if self._maps is None:
-            self._maps = self._compute(lambda images: list(self.encoder.pyramid(images)))  # type: ignore[operator]
+            self._maps = self._keep(self._encoded(lambda images: list(self.encoder.pyramid(images))))  # type: ignore[operator]
         return self._maps
 
     def gathered(self) -> Tensor:
@@ -66,27 +66,36 @@ class FrozenEncoder:
             encoder = self.encoder
             gather = LinearHead(encoder.channels, encoder.reductions).gather  # type: ignore[arg-type]
             if self._maps is not None:
-                parts = zip(*(level.split(_BATCH) for level in self._maps), strict=True)
-                self._gathered = torch.cat([gather(list(part)) for part in parts])
+                batches = ([gather(list(parts))] for parts in self._of_maps())
             else:
-                (self._gathered,) = self._compute(lambda images: [gather(encoder.pyramid(images))])  # type: ignore[operator]
+                batches = self._encoded(lambda images: [gather(encoder.pyramid(images))])  # type: ignore[operator]
+            (self._gathered,) = self._keep(batches)
         return self._gathered
 
     def pooled(self) -> Tensor:
         """(N, C) float32: the mean of the last map."""
         if self._pooled is None:
             if self._maps is not None:
-                self._pooled = torch.cat([part.float().mean(dim=(2, 3)) for part in self._maps[-1].split(_BATCH)])
+                batches = ([parts[-1].float().mean(dim=(2, 3))] for parts in self._of_maps())
             else:
-                (self._pooled,) = self._compute(lambda images: [self.encoder(images).float().mean(dim=(2, 3))])
+                batches = self._encoded(lambda images: [self.encoder(images).float().mean(dim=(2, 3))])
+            (self._pooled,) = self._keep(batches)
         return self._pooled
 
-    def _compute(self, encode: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
-        bf16 = use_bf16(self._precision, self._device)
+    def _of_maps(self) -> Iterator[tuple[Tensor, ...]]:
+        """The kept maps, some frames at a time."""
+        return zip(*(level.split(_BATCH) for level in self._maps or ()), strict=True)
 
-        def of_batch(images: Tensor) -> list[Tensor]:
+    def _keep(self, batches: Iterable[Sequence[Tensor]]) -> list[Tensor]:
+        """Features in what is left of the memory, or in a file."""
+        kept = collect(batches, len(self._data), self._folder, self._memory, self._on_frames)
+        self._memory -= sum(part.numel() * part.element_size() for part in kept)
+        return kept
+
+    def _encoded(self, encode: Callable[[Tensor], list[Tensor]]) -> Iterator[list[Tensor]]:
+        bf16 = use_bf16(self._precision, self._device)
+        for images in torch.from_numpy(self._data.images).split(_BATCH):
             with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
                 images = images.to(self._device).float().div(255)
-                return encode(images.to(memory_format=torch.channels_last))
-
-        return compute_features(of_batch, self._data.images, self._folder, self._memory, _BATCH, self._on_frames)
+                features = encode(images.to(memory_format=torch.channels_last))
+            yield features

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import math
+import pickle
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sonodistill.errors import SonoDistillError, UnreadableFileError
+from sonodistill.errors import BundleConfigError, SonoDistillError, UnreadableFileError
 from sonodistill.files import atomic_path
 from sonodistill_training.evaluate.learning.feeds import Feed
 from sonodistill_training.evaluate.learning.recipes import Recipe
 
 _SAVE_SECONDS = 60.0
+_BLOCK = re.compile(r"(?:^|\.)(?:blocks|layer|layers)\.(\d+)\.")
+_NEVER_DECAYED = ("pos_embed", "cls_token", "reg_token", "register_tokens", "mask_token", "position_embeddings")
 _POLY_POWER = 0.9
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-Score = Callable[[Tensor, Tensor], float]
+
+
+class Score(Protocol):
+    """What is to grow on the validation frames."""
+
+    def of_batch(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(B, ...): all that the score needs to know of a batch."""
+        ...
+
+    def of_all(self, parts: Tensor) -> float:
+        """The score of all frames, from the parts one after another."""
+        ...
 
 
 class TrainingFailedError(SonoDistillError):
@@ -38,7 +53,7 @@ class Job:
         feed: of both training and validation rows.
         train, validation: row numbers.
         loss: (B, ...) float32 logits and targets to a scalar.
-        score: all validation logits and targets, on the CPU, to what is to grow.
+        score: what chooses an epoch.
         groups: parameter groups of AdamW, each with its learning rate.
         recipe: epochs, batch size and schedule.
         seed: of the order, the augmentation and dropout.
@@ -131,11 +146,12 @@ def train(network: nn.Module, job: Job, on_epoch: Callable[[dict[str, float]], N
 
 def rate_factor(recipe: Recipe, epoch: int) -> float:
     """The learning rate of an epoch (from 0) relative to the recipe's."""
-    if epoch < recipe.warmup_epochs:
-        return (epoch + 1) / recipe.warmup_epochs
+    warmup = min(recipe.warmup_epochs, recipe.epochs // 10)  # a short training is not to be all warm-up
+    if epoch < warmup:
+        return (epoch + 1) / warmup
     if recipe.schedule == "restarts":
         return 0.5 * (1 + math.cos(math.pi * (epoch % recipe.restart_epochs) / recipe.restart_epochs))
-    done = (epoch - recipe.warmup_epochs) / max(1, recipe.epochs - recipe.warmup_epochs)
+    done = (epoch - warmup) / max(1, recipe.epochs - warmup)
     return 0.5 * (1 + math.cos(math.pi * done)) if recipe.schedule == "cosine" else (1 - done) ** _POLY_POWER
 
 
@@ -185,13 +201,18 @@ def one_epoch(network: nn.Module, job: Job, optimizer: torch.optim.Optimizer, ep
 
 
 def _validate(network: nn.Module, job: Job) -> tuple[list[float], list[float]]:
-    """The score and the loss of each head; a loss over a batch is one over all validation frames here."""
-    parts = list(predict(network, job.feed, job.validation, job.bf16, job.recipe.batch_size))
-    logits = torch.cat(parts, dim=1)
-    require_finite_logits(logits, "validation frames")
-    targets = torch.cat([job.feed.batch(some)[1].cpu() for some in _batches(job.validation, 256)])
-    scores = [job.score(of_head, targets) for of_head in logits]
-    return scores, [float(job.loss(of_head, targets)) for of_head in logits]
+    """The score of each head, and its loss: the mean over batches."""
+    size = job.recipe.batch_size
+    parts: list[list[Tensor]] = []
+    losses: list[list[Tensor]] = []
+    batches = _batches(job.validation, size)
+    for rows, logits in zip(batches, predict(network, job.feed, job.validation, job.bf16, size), strict=True):
+        require_finite_logits(logits, "validation frames")
+        targets = job.feed.batch(rows)[1].cpu()
+        parts.append([job.score.of_batch(of_head, targets) for of_head in logits])
+        losses.append([job.loss(of_head, targets) for of_head in logits])
+    scores = [job.score.of_all(torch.cat(of_head)) for of_head in zip(*parts, strict=True)]
+    return scores, [float(torch.stack(of_head).mean()) for of_head in zip(*losses, strict=True)]
 
 
 def require_finite_logits(logits: Tensor, what: str) -> None:
@@ -236,7 +257,7 @@ def _resume(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) ->
         network.load_state_dict(state["network"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
         return Trained(**state["trained"]), state["best_state"], int(state["epoch"])
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
         raise UnreadableFileError("is no checkpoint of this evaluation", path=path, remedy="remove it") from error
 
 
@@ -248,7 +269,7 @@ def parameter_groups(head: Sequence[nn.Parameter], encoder: nn.Module | None, re
         encoder: None where it is frozen.
 
     Raises:
-        BundleConfigError: a layer decay for an encoder whose blocks timm does not know.
+        BundleConfigError: a layer decay for an encoder without numbered blocks.
     """
     groups: list[dict[str, Any]] = []
     if encoder is not None:
@@ -262,17 +283,23 @@ def parameter_groups(head: Sequence[nn.Parameter], encoder: nn.Module | None, re
 
 
 def _decayed(encoder: nn.Module, rate: float, recipe: Recipe) -> list[dict[str, Any]]:
-    from timm.optim import param_groups_layer_decay
-
-    from sonodistill.errors import BundleConfigError
-
-    model = next((module for module in encoder.modules() if hasattr(module, "group_matcher")), None)
-    if model is None:
+    """A group for each block, and within it for what has no weight decay."""
+    numbers = {name: _BLOCK.search(name) for name, _ in encoder.named_parameters()}
+    depth = max((int(match[1]) + 1 for match in numbers.values() if match), default=0)
+    if depth == 0:
         raise BundleConfigError(
-            "a layer decay needs a timm transformer, whose blocks have an order", remedy="take the recipe paper"
+            "a layer decay needs a transformer, whose blocks have an order", remedy="take the recipe paper"
         )
-    groups = param_groups_layer_decay(model, recipe.weight_decay, layer_decay=recipe.layer_decay)
-    return [
-        {"params": group["params"], "lr": rate * group["lr_scale"], "weight_decay": group["weight_decay"]}
-        for group in groups
-    ]
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in encoder.named_parameters():
+        match = numbers[name]
+        # Embeddings come before the first block; the last norm after the last.
+        place = int(match[1]) + 1 if match else (depth + 1 if "norm" in name else 0)
+        plain = parameter.ndim < 2 or name.endswith(_NEVER_DECAYED)
+        group = {
+            "params": [],
+            "lr": rate * recipe.layer_decay ** (depth + 1 - place),
+            "weight_decay": 0.0 if plain else recipe.weight_decay,
+        }
+        groups.setdefault((place, plain), group)["params"].append(parameter)
+    return list(groups.values())

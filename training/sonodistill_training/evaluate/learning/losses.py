@@ -62,23 +62,34 @@ class _DiceFocal(torch.autograd.Function):
         return gradient * above, None, None, None
 
 
-def dice_score(logits: Tensor, targets: Tensor) -> float:
-    """Mean Dice of (N, 1, S, S) logits cut at 0, at the network's size; of two empty masks 1.
+class DiceScore:
+    """Mean Dice of logits (B, 1, S, S) cut at 0, at the network's size; of two empty masks 1.
 
     Empty truths count, so that an epoch which finds lesions in normal frames is not the best.
     """
-    found, truth = (logits > 0).flatten(1), (targets > 0.5).flatten(1)
-    overlap, total = (found & truth).sum(dim=1), found.sum(dim=1) + truth.sum(dim=1)
-    return float(torch.where(total > 0, 2 * overlap / total.clamp(min=1), 1.0).mean())
+
+    def of_batch(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(B,): Dice of each image."""
+        found, truth = (logits > 0).flatten(1), (targets > 0.5).flatten(1)
+        overlap, total = (found & truth).sum(dim=1), found.sum(dim=1) + truth.sum(dim=1)
+        return torch.where(total > 0, 2 * overlap / total.clamp(min=1), 1.0)
+
+    def of_all(self, parts: Tensor) -> float:
+        """The mean."""
+        return float(parts.mean())
 
 
-def f1_score(logits: Tensor, targets: Tensor) -> float:
-    """Macro F1 of (N, K) logits and (N,) classes, over the classes that occur in either."""
-    found = logits.argmax(dim=1)
-    scores = []
-    for number in range(logits.shape[1]):
-        positive, true = found == number, targets == number
-        total = positive.sum() + true.sum()
-        if total:
-            scores.append(2 * (positive & true).sum() / total)
-    return float(torch.stack(scores).mean())
+class MacroF1Score:
+    """Macro F1 of logits (B, K), over the classes that occur in the truth or among the predictions."""
+
+    def of_batch(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(B, 2): predicted and true class."""
+        return torch.stack([logits.argmax(dim=1), targets], dim=1)
+
+    def of_all(self, parts: Tensor) -> float:
+        """The mean over classes."""
+        scores = []
+        for number in parts.unique():
+            positive, true = (parts == number).unbind(1)
+            scores.append(2 * (positive & true).sum() / (positive.sum() + true.sum()))
+        return float(torch.stack(scores).mean())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,17 @@ from torch.nn import functional
 from sonodistill.networks.build import build_classifier, build_segmenter
 from sonodistill.networks.encoder import Encoder
 from sonodistill.networks.heads import LinearHeads, PooledLinearHeads
-from sonodistill.networks.precision import use_bf16
 from sonodistill_training.distill.engine import prepare_student
 from sonodistill_training.evaluate.data import LabelledSet
 from sonodistill_training.evaluate.learning.feeds import FeatureFeed, Feed, ImageFeed
 from sonodistill_training.evaluate.learning.frozen import FrozenEncoder
 from sonodistill_training.evaluate.learning.loop import Job, Trained, parameter_groups, predict, train
-from sonodistill_training.evaluate.learning.losses import (
-    dice_score,
-    f1_score,
-    segmentation_loss,
-)
+from sonodistill_training.evaluate.learning.losses import DiceScore, MacroF1Score, segmentation_loss
 from sonodistill_training.evaluate.results import Cell
 from sonodistill_training.monitor.probe import knn_votes, standardise
 
 NEIGHBOURS = 20
+_AT_ONCE = 16  # frames whose features are taken to float64 together
 _NO_VOTE = 1e-12  # a class without a vote is unlikely, not impossible: its logarithm is a number
 
 OnEpoch = Callable[[dict[str, float]], None]
@@ -50,7 +46,6 @@ class Trial:
         make_encoder: a fresh encoder with its weights.
         frozen: the same encoder and its features, kept for all cells that freeze it.
         device: where it is computed.
-        precision: "auto", "bf16" or "fp32".
         checkpoint: where an unfinished training is kept.
     """
 
@@ -63,12 +58,12 @@ class Trial:
     make_encoder: MakeEncoder
     frozen: FrozenEncoder
     device: torch.device
-    precision: str
     checkpoint: Path
 
     @property
     def bf16(self) -> bool:
-        return use_bf16(self.precision, self.device)
+        """Whether to autocast."""
+        return self.cell.precision == "bf16"
 
     @property
     def dense(self) -> bool:
@@ -123,9 +118,10 @@ def _linear(trial: Trial, on_epoch: OnEpoch | None) -> Outcome:
     size = trial.data.input_size if trial.dense else 0
     features = trial.frozen.gathered() if trial.dense else trial.frozen.pooled()
     classes = 1 if trial.dense else len(trial.classes)
-    heads = _seeded(
+    heads: LinearHeads = _seeded(
         trial, lambda: (LinearHeads if trial.dense else PooledLinearHeads)(features.shape[1], classes, len(rates))
     )
+    heads.standardise(*_moments(features, trial.train))
     groups = [group | {"weight_decay": trial.cell.recipe.weight_decay} for group in heads.parameter_groups(rates)]
     feed = FeatureFeed([features], trial.targets(), trial.device)
     network = _OnFeature(heads, size)
@@ -133,7 +129,7 @@ def _linear(trial: Trial, on_epoch: OnEpoch | None) -> Outcome:
         trained, logits = _train(trial, network, feed, groups, on_epoch)
     else:
         with _one_thread():  # of so little work, sharing it out is most
-            trained, logits = _train(replace(trial, precision="fp32"), network, feed, groups, on_epoch)
+            trained, logits = _train(trial, network, feed, groups, on_epoch, bf16=False)
     return Outcome(logits, trained, rates[trained.head], _count(heads) // len(rates))
 
 
@@ -162,25 +158,43 @@ def _finetune(trial: Trial, on_epoch: OnEpoch | None) -> Outcome:
 
 
 def _train(
-    trial: Trial, network: nn.Module, feed: Feed, groups: list[dict[str, Any]], on_epoch: OnEpoch | None
+    trial: Trial,
+    network: nn.Module,
+    feed: Feed,
+    groups: list[dict[str, Any]],
+    on_epoch: OnEpoch | None,
+    bf16: bool | None = None,
 ) -> tuple[Trained, list[Tensor]]:
     network.to(trial.device, memory_format=torch.channels_last)
     recipe = trial.cell.recipe
+    bf16 = trial.bf16 if bf16 is None else bf16
     job = Job(
         feed=feed,
         train=trial.train,
         validation=trial.validation,
         loss=segmentation_loss(recipe) if trial.dense else functional.cross_entropy,
-        score=dice_score if trial.dense else f1_score,
+        score=DiceScore() if trial.dense else MacroF1Score(),
         groups=groups,
         recipe=recipe,
         seed=trial.cell.seed,
-        bf16=trial.bf16,
+        bf16=bf16,
         checkpoint=trial.checkpoint,
     )
     trained = train(network, job, on_epoch)
-    batches = predict(network, feed, trial.test, trial.bf16, recipe.batch_size)
-    return trained, [logits[trained.head] for logits in batches]
+    batches = predict(network, feed, trial.test, bf16, recipe.batch_size)
+    # A copy: a view would keep what the other heads say.
+    return trained, [logits[trained.head].clone() for logits in batches]
+
+
+def _moments(features: Tensor, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """(C,) mean and variance of each channel over the rows, in float64."""
+    count, total, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
+    for some in np.array_split(rows, -(-len(rows) // _AT_ONCE)):
+        part = features[torch.from_numpy(some)].transpose(0, 1).flatten(1).double()
+        count += part.shape[1]
+        total, squares = total + part.sum(dim=1), squares + part.square().sum(dim=1)
+    mean = total / count
+    return mean, (squares / count - mean.square()).clamp(min=0)
 
 
 @contextmanager

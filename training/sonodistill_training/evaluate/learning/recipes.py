@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sonodistill.errors import BundleConfigError
 
@@ -24,7 +24,7 @@ class Recipe:
         weight_decay: of AdamW; biases and norms have none where ``layer_decay`` is below 1.
         schedule: "restarts" (cosine with warm restarts), "cosine" (to zero) or "poly" (power 0.9), by epoch.
         restart_epochs: T0 of the restarts.
-        warmup_epochs: of a linear warm-up.
+        warmup_epochs: of a linear warm-up, at most a tenth of the epochs.
         backbone_rate: the encoder's learning rate relative to the head's.
         layer_decay: factor of the learning rate from each block to the one before it.
         drop_path: stochastic depth of the encoder.
@@ -113,6 +113,10 @@ def recipe(name: str, task: str, **settings: Any) -> Recipe:
     if name not in RECIPES:
         raise BundleConfigError(f"no recipe is called {name}", remedy=f"choose one of {', '.join(RECIPES)}")
     made = replace(RECIPES[name][task], **{key: value for key, value in settings.items() if value is not None})
+    for setting, kind in (("schedule", Schedule), ("augment", Augmentation)):
+        if getattr(made, setting) not in get_args(kind):
+            choices = ", ".join(get_args(kind))
+            raise BundleConfigError(f"{setting} is {getattr(made, setting)}", remedy=f"choose one of {choices}")
     if min(made.epochs, made.batch_size, made.input_size) < 1 or made.learning_rate <= 0:
         raise BundleConfigError(
             f"epochs {made.epochs}, batch size {made.batch_size}, input size {made.input_size}, learning rate "
