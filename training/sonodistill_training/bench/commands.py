@@ -113,7 +113,7 @@ def finetune(
     input_size: Annotated[int, typer.Option(help="Pixels; a multiple of 32.")] = 256,
     batch_size: Annotated[int, typer.Option(min=2, help="Frames a step.")] = 32,
     frames: Annotated[int, typer.Option(min=6, help="Of an epoch, at most.")] = 480,
-    parts: Annotated[int, typer.Option(min=1, help="That an epoch is timed in, the pipelines taking turns.")] = 3,
+    parts: Annotated[int, typer.Option(min=1, help="That an epoch is timed in, the pipelines taking turns.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes of MONAI's loader.")] = 2,
     seed: _Seed = 0,
     as_json: _Json = False,

@@ -153,7 +153,7 @@ def _finetune(trial: Trial, on_epoch: OnEpoch | None) -> Outcome:
         prepare_student(encoder, trial.device, trial.bf16, levels=len(encoder.channels))
     groups = parameter_groups(list(network.head.parameters()), encoder, trial.cell.recipe)
     feed = ImageFeed(torch.from_numpy(trial.data.images), trial.targets(), trial.device, trial.cell.recipe.augment)
-    trained, logits = _train(trial, _OnImages(network), feed, groups, on_epoch)
+    trained, logits = _train(trial, OnImages(network), feed, groups, on_epoch)
     return Outcome(logits, trained, None, _count(network.head))
 
 
@@ -218,7 +218,7 @@ def _count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-class _OnImages(nn.Module):
+class OnImages(nn.Module):
     """A whole network as the one head of a training."""
 
     def __init__(self, network: nn.Module) -> None:

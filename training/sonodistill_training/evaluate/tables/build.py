@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sonodistill_training.evaluate.results import Cell, Result
 from sonodistill_training.evaluate.tables.needed import TABLES, rank
@@ -85,7 +85,11 @@ def paired_table(results: Sequence[Result], baseline: str | None = None) -> Tabl
         Column("mcnemar", "McNemar"),
         Column("images", "Images"),
     )
-    rows = tuple(_compared(each) for each in paired_tests(results, baseline))
+    weights: dict[str, set[str]] = {}
+    for result in results:
+        weights.setdefault(result.cell.encoder, set()).add(result.cell.weights)
+    several = {name for name, found in weights.items() if len(found) > 1}
+    rows = tuple(_compared(each, several) for each in paired_tests(results, baseline))
     caption = (
         "First less second on the same test images, with its 95 % interval. p: Wilcoxon's signed-rank test of the "
         "groups' differences, mean over runs; corrected by Holm for the encoders of one table. McNemar: of one run of "
@@ -125,7 +129,8 @@ def _apart(one: Runs, others: Sequence[Sequence[Runs]]) -> list[str]:
     return found
 
 
-def _compared(each: Comparison) -> Row:
+def _compared(each: Comparison, several: Collection[str]) -> Row:
+    """A row; encoders with ``several`` weights are named with theirs."""
     found, cell = each.found, each.cell
     exact = each.mcnemar
     shown = "" if exact is None else f"{exact.only_a} : {exact.only_b}, p {exact.p_value:.4f}, run {each.mcnemar_run}"
@@ -139,4 +144,8 @@ def _compared(each: Comparison) -> Row:
     )
     heads = cell.head if cell.head == each.against.head else f"{cell.head} - {each.against.head}"
     where = f"{data_name(cell.data)}, {PROTOCOLS[cell.protocol]} ({heads}), {labelled(cell)}"
-    return Row(f"{cell.encoder} - {each.baseline} ({where})", entries)
+    first, second = (
+        one.encoder + (f" ({short_weights(one.weights)})" if one.encoder in several else "")
+        for one in (cell, each.against)
+    )
+    return Row(f"{first} - {second} ({where})", entries)

@@ -150,7 +150,7 @@ def compare(one: Runs, other: Runs, metric: str | None = None) -> Paired:
 def differences(one: Runs, other: Runs) -> list[str]:
     """In what the conditions of two differ, in words; empty when they can be compared."""
     ours, theirs = conditions(one.cell), conditions(other.cell)
-    names = ("task", "data", "data_sha256", "protocol", "head", "fraction", "shots")
+    names = ("task", "data", "data_sha256", "protocol", "head", "precision", "fraction", "shots")
     found = unlike(ours, theirs, names) + unlike(ours.recipe, theirs.recipe, Recipe.__dataclass_fields__)
     return found or ([] if sorted(one.truth()) == sorted(other.truth()) else ["other test images"])
 

@@ -44,6 +44,12 @@ _METRICS = {"2": ("dice", "iou"), "3": ("dice", "iou"), "6": ("dice", "iou"), "7
 _CLASSES = {"4": ("accuracy",), "headline": ("macro_f1",)}
 _MISSING = "no result in the store"
 _UNMEASURED = "not measured here"
+_UNLIKE_B = {
+    "segmentation": "Not the same measurement as paper B's: it counts 20,000 or 45,000 iterations where ours counts "
+    "epochs, and judges each structure where ours judges one foreground.",
+    "classification": "Not the same measurement as paper B's: ours reads the mean of the patch tokens, without the "
+    "class token.",
+}
 _FACTORS = {row: f"{augmentation}, {'' if mixup else 'no '}mixup" for row, (augmentation, mixup) in STUDENTS.items()}
 _TABLE_8 = {
     TEACHER: ("natural images", "ViT-B/16"),
@@ -61,6 +67,10 @@ _TABLE_5 = {
     "cpu_latency_ms": "CPU latency (ms)",
     "cpu_images_per_second": "CPU throughput (images/s)",
 }
+
+
+_Setting = tuple[str, Recipe, str]
+"""Data, recipe and precision, which all rows of a table share."""
 
 
 def data_name(key: str) -> str:
@@ -112,18 +122,22 @@ def _answers(cell: Cell, asked: PaperCell) -> bool:
     return same and cell.encoder == asked.row and cell.recipe.name == asked.recipe
 
 
-def _setting(found: dict[PaperCell, list[Runs]]) -> tuple[str, Recipe]:
-    """Data and recipe that most cells have; of equals, the recipe as it is given."""
-    counts: dict[tuple[str, Recipe], int] = {}
+def _setting(found: dict[PaperCell, list[Runs]]) -> _Setting:
+    """What most cells have; of equals, the recipe as it is given."""
+    counts: dict[_Setting, int] = {}
     for several in found.values():
-        for setting in {(one.cell.data_sha256, one.cell.recipe.comparable) for one in several}:
+        for setting in {_setting_of(one.cell) for one in several}:
             counts[setting] = counts.get(setting, 0) + 1
     task = next(iter(found)).task
     return max(counts, key=lambda s: (counts[s], s[1] == RECIPES[s[1].name][task], s[1].epochs, s[0]))
 
 
-def _take(chosen: _Chosen, cell: PaperCell, several: Sequence[Runs], setting: tuple[str, Recipe]) -> None:
-    fitting = [one for one in several if (one.cell.data_sha256, one.cell.recipe.comparable) == setting]
+def _setting_of(cell: Cell) -> _Setting:
+    return cell.data_sha256, cell.recipe.comparable, cell.precision
+
+
+def _take(chosen: _Chosen, cell: PaperCell, several: Sequence[Runs], setting: _Setting) -> None:
+    fitting = [one for one in several if _setting_of(one.cell) == setting]
     reference = next(iter(chosen.runs.values()), None)
     if fitting and reference is not None and sorted(reference.truth()) != sorted(fitting[0].truth()):
         chosen.notices.append(f"{_name(cell)} is left out: other test images than {reference.cell.encoder}.")
@@ -136,15 +150,14 @@ def _take(chosen: _Chosen, cell: PaperCell, several: Sequence[Runs], setting: tu
                 weights = f"weights {short_weights(other.cell.weights)}, not {short_weights(best.cell.weights)}"
                 chosen.notices.append(f"A result of {_name(cell)} is left out: {weights}.")
     for other in several:
-        if (other.cell.data_sha256, other.cell.recipe.comparable) != setting:
+        if _setting_of(other.cell) != setting:
             chosen.notices.append(f"A result of {_name(cell)} is left out: {_unlike(other.cell, setting)}.")
 
 
-def _unlike(cell: Cell, setting: tuple[str, Recipe]) -> str:
-    asked = replace(cell, data_sha256=setting[0], recipe=setting[1])
-    found = unlike(cell, asked, ["data_sha256"]) + unlike(
-        cell.recipe.comparable, asked.recipe, Recipe.__dataclass_fields__
-    )
+def _unlike(cell: Cell, setting: _Setting) -> str:
+    asked = replace(cell, data_sha256=setting[0], recipe=setting[1], precision=setting[2])
+    found = unlike(cell, asked, ["data_sha256", "precision"])
+    found += unlike(cell.recipe.comparable, asked.recipe, Recipe.__dataclass_fields__)
     return "; ".join(found)
 
 
@@ -282,8 +295,9 @@ def _notices(chosen: _Chosen) -> list[str]:
     said = []
     if any(cell.row == IMAGENET for cell in chosen.runs):
         said.append(f"{IMAGENET} is not in the paper.")
+    said += [_UNLIKE_B[cell.task] for cell in chosen.runs if cell.table == "headline"]
     for cell, runs in chosen.runs.items():
-        changed = _unlike(runs.cell, (runs.cell.data_sha256, RECIPES[cell.recipe][cell.task]))
+        changed = _unlike(runs.cell, (runs.cell.data_sha256, RECIPES[cell.recipe][cell.task], runs.cell.precision))
         if changed:
             said.append(f"Recipe {cell.recipe} is changed: {changed}.")
     return list(dict.fromkeys(said + chosen.notices))

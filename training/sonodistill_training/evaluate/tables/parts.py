@@ -54,7 +54,7 @@ class Entry:
     Attributes:
         estimate, low, high: ours, with its 95 % interval; None where it is unknown.
         published: what the paper prints there.
-        codes: of the errata of that (see ``published_errata.REASONS``).
+        codes: of the errata of that (see ``errata.REASONS``).
         reason: why there is no value of ours.
         text: of a column without numbers.
     """

@@ -3,7 +3,7 @@
 Paper A is "Domain-Constrained Distillation of DINOv3 into a Lightweight Foundation Model Toward Point-of-Care
 Ultrasound" (MIDL 2026), Tables 2 to 8. Paper B is "General Methods Make Great Domain-specific Foundation Models"
 (UltraDINO, arXiv:2506.19552), of which the headline numbers are here, from a summary. What is wrong in
-them: see the module ``published_errata``.
+them: see the module ``errata``.
 """
 
 from __future__ import annotations
