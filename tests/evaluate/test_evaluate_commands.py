@@ -99,6 +99,22 @@ def test_what_a_papers_table_lacks_is_said(folder, tmp_path):
         invoke("run", "--papers", "8", "-e", "R18-Rand", "-d", f"simulated={folder}", "--out", tmp_path / "out")
 
 
+def test_what_a_papers_table_needs_is_evaluated_and_stands_beside_the_published_value(folder, tmp_path):
+    out = tmp_path / "out"
+    result = invoke(
+        *("run", "--papers", "7", "-e", "R18-Rand", "-d", f"ddti={folder}", "--out", out, "--no-report"),
+        *("--seeds", 1, "--epochs", 1, "--input-size", 64, "--batch-size", 8, "--device", "cpu"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "not evaluated, because not given: the data sets busi" in result.output
+    assert "ConvNeXt-Tiny-Rand" in result.output
+    text = invoke("tables", out, "--papers", "--table", "7").output
+    (row,) = [line for line in text.splitlines() if line.startswith("| R18-Rand") and "0.6936" in line]
+    ours = float(row.split("|")[2].split()[0])
+    assert 0 <= ours <= 1
+    assert "epochs 1, not 50" in text
+
+
 def test_the_rows_are_listed_with_licence_and_status():
     text = " ".join(invoke("encoders").output.split())
     for part in ("R50-ImageNet", "USFM", "DINOv3", "Apache-2.0"):
