@@ -9,11 +9,12 @@ from torch import nn
 from torch.nn import functional
 
 from sonodistill.errors import BundleConfigError, UnreadableFileError
-from sonodistill.networks.heads import PooledLinearHeads
+from sonodistill.networks.heads import LinearHeads, PooledLinearHeads
 from sonodistill_training.evaluate.learning import loop as training
 from sonodistill_training.evaluate.learning.feeds import FeatureFeed, ImageFeed, collect
 from sonodistill_training.evaluate.learning.loop import Job, TrainingFailedError, parameter_groups, rate_factor, train
 from sonodistill_training.evaluate.learning.losses import DiceScore, MacroF1Score, segmentation_loss
+from sonodistill_training.evaluate.learning.protocols import OnFeature
 from sonodistill_training.evaluate.learning.recipes import recipe
 
 RECIPE = recipe("paper", "classification", epochs=6, batch_size=8, learning_rate=0.01)
@@ -138,16 +139,8 @@ def test_heads_with_many_learning_rates_learn_what_each_learns_alone(tmp_path):
             nn.init.constant_(head.weight, 0.01)
         return heads
 
-    class OnFeature(nn.Module):
-        def __init__(self, heads):
-            super().__init__()
-            self.heads = heads
-
-        def forward(self, features):
-            return self.heads(features[0])
-
     def run(heads, rates, folder):
-        network = OnFeature(heads)
+        network = OnFeature(heads, 0)
         groups = [group | {"weight_decay": 0.01} for group in heads.parameter_groups(rates)]
         return train(network, make_job(tmp_path / folder, network, groups=groups))
 
@@ -327,6 +320,17 @@ def test_layer_decay_slows_the_first_blocks_and_leaves_the_head():
 def test_layer_decay_of_what_has_no_blocks_is_refused():
     with pytest.raises(BundleConfigError, match="layer decay"):
         parameter_groups([], nn.Linear(2, 2), recipe("vit", "segmentation"))
+
+
+def test_logits_of_linear_heads_are_interpolated_as_torch_does_it():
+    network = OnFeature(LinearHeads(5, 1, 2), 32)
+    features = torch.randn(3, 5, 7, 9)
+    expected = network.heads.eval()(features)
+    found = network.eval()([features])
+    assert found.shape == (2, 3, 1, 32, 32)
+    for ours, plain in zip(found, expected, strict=True):
+        reference = functional.interpolate(plain, (32, 32), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-6)
 
 
 def test_a_transformers_layers_decay_too():

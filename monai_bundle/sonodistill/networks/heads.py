@@ -71,7 +71,8 @@ class LinearHeads(nn.Module):
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) to logits (K, B, classes, h, w) of the K heads."""
         heads: Any = self.heads
-        # One convolution with the heads' outputs beside each other reads the feature once, not K times.
+        # One product with the heads' outputs beside each other reads the feature once, not K times. A convolution, even
+        # of 1 x 1, would first bring the feature into another order.
         weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
         if self.standardised:
             # W (x - m) / s = (W / s) x - (W / s) m: the feature is not touched.
@@ -79,8 +80,9 @@ class LinearHeads(nn.Module):
             bias = bias - weight.flatten(1) @ self.norm.running_mean  # type: ignore[operator]
         else:
             feature = self.norm(feature)
-        logits = functional.conv2d(feature, weight, bias)
-        return logits.unflatten(1, (len(heads), -1)).transpose(0, 1)
+        weight = weight.flatten(1).expand(len(feature), -1, -1)
+        logits = torch.bmm(weight, feature.flatten(2)) + bias[:, None]
+        return logits.unflatten(2, feature.shape[2:]).unflatten(1, (len(heads), -1)).transpose(0, 1)
 
     def standardise(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
         """Normalise by these (C,) moments of the training features from here on, in training too."""

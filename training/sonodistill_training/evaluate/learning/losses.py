@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from sonodistill_training.evaluate.learning.recipes import Recipe
 
 _SMOOTH = 1e-5  # as in MONAI's losses
+_TINY = 1e-30  # below it the logarithm of a probability stands still
 _CHUNK = 1 << 18  # values at a time: what an operation leaves is still in the cache for the next
 
 
@@ -33,25 +33,25 @@ class _DiceFocal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, dice_weight: float, gamma: float) -> Tensor:
         x, y = logits.detach().reshape(-1), targets.reshape(-1).to(logits.dtype)
+        sign = 2 * y - 1
+        right = torch.empty_like(x)  # the probability of what is true
         overlap, total, focal = (x.new_zeros(()) for _ in range(3))
-        for some, truth in zip(x.split(_CHUNK), y.split(_CHUNK), strict=True):
-            found = some.sigmoid()
-            overlap += (found * truth).sum()
-            total += found.sum() + truth.sum()
-            log_right = functional.logsigmoid(some * (2 * truth - 1))
-            focal -= ((1 - log_right.exp()).pow(gamma) * log_right).sum()
+        for some, place, signs, truth in _pieces(x, right, sign, y):
+            torch.sigmoid(some * signs, out=place)
+            of_truth = place * truth
+            found = of_truth.sum()
+            overlap += found
+            # Of the background, what is found is what is not right.
+            total += 2 * found - place.sum() + len(truth)
+            focal -= ((1 - place).pow(gamma) * place.clamp(min=_TINY).log()).sum()
         numerator, denominator = 2 * overlap + _SMOOTH, total + _SMOOTH
         if ctx.needs_input_grad[0]:
             gradient = torch.empty_like(x)
-            pieces = zip(x.split(_CHUNK), y.split(_CHUNK), gradient.split(_CHUNK), strict=True)
-            for some, truth, place in pieces:
-                sign = 2 * truth - 1
-                log_right = functional.logsigmoid(some * sign)
-                right = log_right.exp()
-                wrong = 1 - right
-                of_focal = wrong.pow(gamma) * (gamma * right * log_right - wrong) * sign
-                of_dice = (numerator - 2 * denominator * truth) / denominator.square() * right * wrong
-                torch.add(of_focal * ((1 - dice_weight) / len(x)), of_dice, alpha=dice_weight, out=place)
+            for likely, signs, truth, place in _pieces(right, sign, y, gradient):
+                wrong = 1 - likely
+                of_focal = (gamma * likely * likely.clamp(min=_TINY).log() - wrong) * signs * wrong.pow(gamma)
+                of_dice = (numerator - 2 * denominator * truth) * (likely * wrong)
+                torch.add(of_focal * ((1 - dice_weight) / len(x)), of_dice * (dice_weight / denominator**2), out=place)
             ctx.save_for_backward(gradient.view_as(logits))
         return dice_weight * (1 - numerator / denominator) + (1 - dice_weight) * focal / len(x)
 
@@ -60,6 +60,11 @@ class _DiceFocal(torch.autograd.Function):
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
         return gradient * above, None, None, None
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same stretch of each, one after another."""
+    return zip(*(tensor.split(_CHUNK) for tensor in tensors), strict=True)
 
 
 class DiceScore:

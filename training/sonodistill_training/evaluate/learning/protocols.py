@@ -124,7 +124,7 @@ def _linear(trial: Trial, on_epoch: OnEpoch | None) -> Outcome:
     heads.standardise(*_moments(features, trial.train))
     groups = [group | {"weight_decay": trial.cell.recipe.weight_decay} for group in heads.parameter_groups(rates)]
     feed = FeatureFeed([features], trial.targets(), trial.device)
-    network = _OnFeature(heads, size)
+    network = OnFeature(heads, size)
     if trial.dense:
         trained, logits = _train(trial, network, feed, groups, on_epoch)
     else:
@@ -242,7 +242,7 @@ class _OnMaps(nn.Module):
         ]
 
 
-class _OnFeature(nn.Module):
+class OnFeature(nn.Module):
     """Linear heads on one kept feature; their logits are brought to the input's size."""
 
     def __init__(self, heads: LinearHeads, size: int) -> None:
@@ -250,9 +250,15 @@ class _OnFeature(nn.Module):
         self.heads, self.size = heads, size
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        logits = self.heads(features[0].float())
+        logits = self.heads(features[0])
         if not self.size:
             return logits
-        count = logits.shape[:2]
-        flat = functional.interpolate(logits.flatten(0, 1), (self.size,) * 2, mode="bilinear", align_corners=False)
-        return flat.unflatten(0, count)
+        # Bilinear, as a product on each side: torch's own, backwards above all, costs more than the heads.
+        down, across = (_interpolation(side, self.size).to(logits.device) for side in logits.shape[-2:])
+        with torch.autocast(logits.device.type, enabled=False):
+            return down @ logits.float() @ across.T
+
+
+def _interpolation(side: int, size: int) -> Tensor:
+    """(size, side): linear interpolation of ``side`` values to ``size`` (``align_corners=False``) as a matrix."""
+    return functional.interpolate(torch.eye(side)[:, None], size, mode="linear", align_corners=False)[:, 0].T
