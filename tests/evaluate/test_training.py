@@ -13,7 +13,7 @@ from sonodistill.networks.heads import LinearHeads, PooledLinearHeads
 from sonodistill_training.evaluate.learning import loop as training
 from sonodistill_training.evaluate.learning.feeds import FeatureFeed, ImageFeed, collect
 from sonodistill_training.evaluate.learning.loop import Job, TrainingFailedError, parameter_groups, rate_factor, train
-from sonodistill_training.evaluate.learning.losses import DiceScore, MacroF1Score, segmentation_loss
+from sonodistill_training.evaluate.learning.losses import DiceScore, Likelihood, MacroF1Score, segmentation_loss
 from sonodistill_training.evaluate.learning.protocols import OnFeature
 from sonodistill_training.evaluate.learning.recipes import recipe
 
@@ -244,6 +244,14 @@ def test_macro_f1_is_scikit_learns():
     score = MacroF1Score()
     parts = torch.cat([score.of_batch(logits[:30], truth[:30]), score.of_batch(logits[30:], truth[30:])])
     assert score.of_all(parts) == pytest.approx(expected)
+
+
+def test_the_likelihood_is_the_mean_of_all_frames_whatever_the_batches():
+    generator = torch.Generator().manual_seed(0)
+    logits, truth = torch.randn(50, 3, generator=generator), torch.randint(0, 3, (50,), generator=generator)
+    score = Likelihood()
+    parts = torch.cat([score.of_batch(logits[:30], truth[:30]), score.of_batch(logits[30:], truth[30:])])
+    assert score.of_all(parts) == pytest.approx(-float(functional.cross_entropy(logits, truth)))
 
 
 def test_the_loss_is_smps_dice_and_focal():

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from sonodistill_training.evaluate.learning.recipes import Recipe
 
@@ -78,6 +79,22 @@ class DiceScore:
         found, truth = (logits > 0).flatten(1), (targets > 0.5).flatten(1)
         overlap, total = (found & truth).sum(dim=1), found.sum(dim=1) + truth.sum(dim=1)
         return torch.where(total > 0, 2 * overlap / total.clamp(min=1), 1.0)
+
+    def of_all(self, parts: Tensor) -> float:
+        """The mean."""
+        return float(parts.mean())
+
+
+class Likelihood:
+    """Mean log-likelihood of the true class of logits (B, K).
+
+    What chooses among the epochs of many heads at once has to be finer than a share of a hundred frames: of some
+    hundred candidates, the best macro F1 would be a matter of luck.
+    """
+
+    def of_batch(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(B,): of each frame."""
+        return -functional.cross_entropy(logits, targets, reduction="none")
 
     def of_all(self, parts: Tensor) -> float:
         """The mean."""

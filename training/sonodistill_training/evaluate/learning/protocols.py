@@ -21,8 +21,8 @@ from sonodistill_training.distill.engine import prepare_student
 from sonodistill_training.evaluate.data import LabelledSet
 from sonodistill_training.evaluate.learning.feeds import FeatureFeed, Feed, ImageFeed
 from sonodistill_training.evaluate.learning.frozen import FrozenEncoder
-from sonodistill_training.evaluate.learning.loop import Job, Trained, parameter_groups, predict, train
-from sonodistill_training.evaluate.learning.losses import DiceScore, MacroF1Score, segmentation_loss
+from sonodistill_training.evaluate.learning.loop import Job, Score, Trained, parameter_groups, predict, train
+from sonodistill_training.evaluate.learning.losses import DiceScore, Likelihood, MacroF1Score, segmentation_loss
 from sonodistill_training.evaluate.results import Cell
 from sonodistill_training.monitor.probe import knn_votes, standardise
 
@@ -173,7 +173,7 @@ def _train(
         train=trial.train,
         validation=trial.validation,
         loss=segmentation_loss(recipe) if trial.dense else functional.cross_entropy,
-        score=DiceScore() if trial.dense else MacroF1Score(),
+        score=_score(trial),
         groups=groups,
         recipe=recipe,
         seed=trial.cell.seed,
@@ -205,6 +205,12 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _score(trial: Trial) -> Score:
+    if trial.dense:
+        return DiceScore()
+    return Likelihood() if trial.cell.protocol == "linear" else MacroF1Score()
 
 
 def _seeded(trial: Trial, make: Callable[[], Any]) -> Any:

@@ -14,7 +14,11 @@ from sonodistill_training.evaluate.tables.papers import PROTOCOLS, TASKS, data_n
 from sonodistill_training.evaluate.tables.parts import TITLES, Runs, labelled
 from sonodistill_training.quickstart.charts import ticks
 
-_SCORES = {"segmentation": "Dice of the validation frames", "classification": "Macro F1 of the validation frames"}
+_SCORES = {
+    "linear": "Log-likelihood of the validation frames",
+    "finetune": "Macro F1 of the validation frames",
+}
+_DICE = "Dice of the validation frames"
 _OF_LABELS = {"segmentation": ("dice_empty1", "dice_lesions"), "classification": ("accuracy", "macro_f1")}
 
 
@@ -31,7 +35,8 @@ def learning_curves(runs: Sequence[Runs], pens: Mapping[Encoder, Pen]) -> str:
         if not trained:
             continue
         title = f"{where(cell)}, {labelled(cell)}"
-        titles = {"loss": "Training loss", "validation_loss": "Validation loss", "validation": _SCORES[cell.task]}
+        score = _DICE if cell.task == "segmentation" else _SCORES[cell.protocol]
+        titles = {"loss": "Training loss", "validation_loss": "Validation loss", "validation": score}
         charts = [
             _card(name, chart(lines, label=f"{title}: {name} by epoch", x_label="epoch", x_ticks=_epochs(lines)))
             for key, name in titles.items()
