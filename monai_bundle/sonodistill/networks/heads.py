@@ -76,8 +76,9 @@ class LinearHeads(nn.Module):
         weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
         if self.standardised:
             # W (x - m) / s = (W / s) x - (W / s) m: the feature is not touched.
-            weight = weight / (self.norm.running_var + self.norm.eps).sqrt()[:, None, None]  # type: ignore[operator]
-            bias = bias - weight.flatten(1) @ self.norm.running_mean  # type: ignore[operator]
+            moments: Any = self.norm
+            weight = weight / torch.sqrt(moments.running_var + moments.eps)[:, None, None]
+            bias = bias - weight.flatten(1) @ moments.running_mean
         else:
             feature = self.norm(feature)
         weight = weight.flatten(1).expand(len(feature), -1, -1)
