@@ -153,3 +153,16 @@ def test_a_changed_recipe_and_few_labels_are_in_the_command() -> None:
         ["20"],
         ["2"],
     )
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("paper", "--split paper --precision fp32"),
+        ("seed 3", "--split seed --split-seed 3 --precision fp32"),
+        ("index, validation by seed 3", "--split index --split-seed 3 --precision fp32"),
+    ],
+)
+def test_the_command_divides_as_the_run_did(way, words) -> None:
+    (command,) = commands([Result(cell(), Path("cell"), {"split": way})])
+    assert words in command

@@ -190,7 +190,9 @@ def _monai(settings: Recipe, setup: Setup, device: torch.device, bf16: bool) -> 
                 logits = network(images)
             loss_function(logits.float(), labels).backward()
             optimizer.step()
-        return float(next(network.parameters()).flatten()[0].detach()) * 0  # waits for a GPU
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # ours has waited for its losses
+        return 0.0
 
     return run
 

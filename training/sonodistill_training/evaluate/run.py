@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -201,8 +200,3 @@ def _about(trial: Trial, outcome: Outcome, item: Planned) -> dict[str, Any]:
 def _calibrated(data: LabelledSet, rows: NDArray[np.int64]) -> int:
     """How many of the frames have a known pixel size."""
     return int((~np.isnan(data.mm_per_pixel[rows]).any(axis=1)).sum())
-
-
-def unfinished(folder: str | Path) -> list[Path]:
-    """Checkpoints of trainings that were interrupted."""
-    return sorted((Path(folder) / _UNFINISHED).glob("*.pt"))

@@ -60,8 +60,10 @@ def _settings(result: Result) -> Words:
         value = getattr(cell.recipe, name)
         if usual is not None and value != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
-    way, _, number = str(result.about.get("split", "auto")).partition(" ")
-    return (*words, "--split", way, *(("--split-seed", number) if number else ()))
+    # "paper", "index", "seed 3", or "index, validation by seed 3".
+    said = str(result.about.get("split", "auto")).split()
+    seed = ("--split-seed", said[-1]) if "seed" in said else ()
+    return (*words, "--split", said[0].rstrip(","), *seed, "--precision", cell.precision)
 
 
 def _labels(amounts: set[tuple[float, int]]) -> Words:

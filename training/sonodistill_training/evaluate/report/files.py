@@ -18,7 +18,8 @@ from sonodistill_training.evaluate.tables.text import csv_text
 TASKS = ("segmentation", "classification")
 TABLES, CURVES = "tables.csv", "curves.csv"
 CELL_COLUMNS = (
-    "cell", "encoder", "weights", "task", "data", "protocol", "head", "recipe", "fraction", "shots", "draw", "seed",
+    "cell", "encoder", "weights", "task", "data", "protocol", "head", "recipe", "precision", "fraction", "shots",
+    "draw", "seed",
 )  # fmt: skip
 
 
