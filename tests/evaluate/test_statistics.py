@@ -21,7 +21,6 @@ from sonodistill_training.evaluate.metrics.statistics import (
     mcnemar,
     mean,
     paired,
-    spread,
     wilson,
 )
 
@@ -330,16 +329,3 @@ def test_accuracy_of_independent_images_has_nearly_wilsons_interval():
     found = bootstrap(partial(accuracy, truth), probabilities, np.arange(157))
     expected = wilson(round(found.estimate * 157), 157)
     np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high], atol=0.02)
-
-
-def test_spread_is_the_mean_and_the_deviation_of_a_sample():
-    assert spread([1, 2, 3, 4]) == (2.5, pytest.approx(np.std([1, 2, 3, 4], ddof=1)))
-
-
-def test_a_single_run_has_no_deviation():
-    assert spread([0.7]) == (0.7, None)
-
-
-def test_a_spread_of_no_run_is_refused():
-    with pytest.raises(EmptyInputError):
-        spread([])

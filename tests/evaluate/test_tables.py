@@ -391,3 +391,15 @@ def test_the_plan_filled_by_a_store_leaves_no_place_empty(tmp_path) -> None:
     kept = keep(tmp_path, [cell(one.row, one.data, one.task, protocol=one.protocol, head=one.head) for one in planned])
     filled = {(table.key, one.name) for table in paper_tables(kept, ["7"]) for one in table.rows if one.seeds}
     assert len(filled) == len(planned) == 6
+
+
+def test_a_rate_that_all_images_share_has_wilsons_interval(tmp_path) -> None:
+    of = cell("R18-Rand", "busi")
+    columns = segmented(of, normals=6)
+    for row in range(6):
+        columns["predicted_pixels"][row], columns["dice"][row], columns["iou"][row] = 50, 0.0, 0.0
+    kept = Store(tmp_path).write(of, columns, {"summary": {}})
+    found = together([kept])[0].metric("false_positive_rate")
+    # Six normals of three patients: the lower end is 3 / (3 + 1.96 ** 2).
+    assert (found.estimate, found.high) == (1.0, pytest.approx(1.0))
+    assert found.low == pytest.approx(3 / (3 + 1.96**2), abs=1e-3)

@@ -233,18 +233,6 @@ def wilson(successes: int, n: int) -> Interval:
     return Interval(successes / n, float(ends.low), float(ends.high), int(n), 1)
 
 
-def spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and standard deviation (n - 1) of a metric over runs; a single run has no deviation.
-
-    Raises:
-        EmptyInputError: no run.
-    """
-    runs = np.asarray(values, float)
-    if not runs.size:
-        raise EmptyInputError("no run to take a mean of", remedy="give the value of at least one run")
-    return float(runs.mean()), float(runs.std(ddof=1)) if runs.size > 1 else None
-
-
 def _runs(values: ArrayLike, groups: Groups) -> Floats:
     """(seeds, images, ...) float64."""
     runs = np.asarray(values, float)

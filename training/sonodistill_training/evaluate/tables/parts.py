@@ -18,6 +18,7 @@ from sonodistill_training.evaluate.metrics.statistics import (
     Statistic,
     bootstrap,
     mean,
+    wilson,
 )
 from sonodistill_training.evaluate.results import Cell, Result
 from sonodistill_training.evaluate.tables.published import Published
@@ -40,6 +41,7 @@ TITLES = {
     "brier": "Brier score",
 }
 OF_IMAGES = ("dice_empty1", "dice_lesions", "iou_empty1", "iou_lesions", "false_positive_rate", "missed")
+_RATES = ("false_positive_rate", "missed")
 DISTANCES = ("hd95_px", "hd95_mm")
 CLASSIFICATION = tuple(classification.METRICS)
 P_VALUES = ("p", "p_holm")
@@ -174,7 +176,13 @@ class Runs:
         """
         statistic, values = self._statistic(name)
         with np.errstate(invalid="ignore"):
-            return bootstrap(statistic, values, self.groups)
+            found = bootstrap(statistic, values, self.groups)
+        if name in _RATES and found.estimate in (0.0, 1.0):
+            # Of what all images share, every resample says the same; Wilson's interval knows how few they are.
+            groups = {group for group, value in zip(self.groups, values[0].tolist(), strict=True) if value == value}
+            alike = wilson(int(found.estimate) * len(groups), len(groups))
+            return replace(found, low=alike.low, high=alike.high)
+        return found
 
     def per_image(self, name: str) -> Floats:
         """(runs, N): Dice or another metric of each image, NaN where it has none; or 1 for a correct class."""
