@@ -18,7 +18,7 @@ _IMAGE_DATA_TYPES = (1, 2)
 _UNITS_CM = 3
 _MM_PER_CM = 10.0
 # No transducer images with pixels smaller than 5 micrometres or larger than 2 mm.
-_PLAUSIBLE_MM = (0.005, 2.0)
+PLAUSIBLE_MM = (0.005, 2.0)
 _AGREEMENT = 0.001
 
 
@@ -115,7 +115,7 @@ def _calibrated(item: Dataset, number: int, rows: int, columns: int) -> _Region:
             raise _RefusedError(f"region {number} has no valid {keyword}") from None
 
     spacing = (abs(value("PhysicalDeltaY")) * _MM_PER_CM, abs(value("PhysicalDeltaX")) * _MM_PER_CM)
-    low, high = _PLAUSIBLE_MM
+    low, high = PLAUSIBLE_MM
     if not all(math.isfinite(mm) and low <= mm <= high for mm in spacing):
         raise _RefusedError(f"region {number} states an impossible pixel size ({_text(spacing)} mm)")
     x0, y0 = value("RegionLocationMinX0"), value("RegionLocationMinY0")

@@ -36,7 +36,7 @@ class Provenance:
 
     Attributes:
         path: the file read.
-        kind: "image", "dicom", "video" or "volume".
+        kind: "image", "dicom", "video", "volume" or "live".
         frames: number of frames the source holds, or None when the container does not say.
         details: what else the reader knows, JSON values only (transfer syntax, SOP instance UID, slice axis ...).
     """

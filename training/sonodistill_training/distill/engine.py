@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from sonodistill.errors import BundleConfigError
 from sonodistill.networks.encoder import Encoder
+from sonodistill.telemetry import no_telemetry
 from sonodistill_training.distill.teacher import Teacher
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,8 @@ class OpenVinoEngine:
     """The teacher in OpenVINO, one stream a core, a few images at a time."""
 
     def __init__(self, teacher: Teacher, bf16: bool, input_size: int) -> None:
-        import openvino
+        with no_telemetry():
+            import openvino
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer's, about sizes that are constants here

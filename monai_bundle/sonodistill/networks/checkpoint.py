@@ -1,0 +1,74 @@
+"""The network that a checkpoint holds, whatever its kind; its header has to be true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sonodistill.errors import SonoDistillError, WeightsError
+from sonodistill.networks.classifier import Classifier
+from sonodistill.networks.encoder import NETWORK_KINDS, Encoder, load_encoder_weights
+from sonodistill.networks.unet import Segmenter
+from sonodistill.weights import StateDict, WeightsInfo, load_weights
+
+_HEADS = {"segmenter": "segmentation_head.0.weight", "classifier": "head.weight"}
+
+
+def load_network(checkpoint: str | Path, labels: Sequence[str] | None = None) -> tuple[nn.Module, WeightsInfo]:
+    """The network of a weights file, in eval mode on the CPU, and the file's header.
+
+    Args:
+        checkpoint: .safetensors of ours that holds an encoder, a segmenter or a classifier.
+        labels: names of the classes in place of the header's.
+
+    Raises:
+        WeightsError: no such file, or its tensors are not what its header says.
+    """
+    path = Path(checkpoint)
+    if path.is_file() and path.suffix.lower() != ".safetensors":
+        raise WeightsError(
+            "has no header that says what it holds", path=path, remedy="give the model.safetensors that lies beside it"
+        )
+    state, info = load_weights(path, kinds=NETWORK_KINDS)
+    if labels is not None:
+        info = replace(info, labels=tuple(labels))
+    found = _kind(state)
+    if found != info.kind:
+        raise _untrue(path, info, f"its tensors are those of a {found}")
+    try:
+        if info.kind == "encoder":
+            network: nn.Module = Encoder(info.architecture, None, *info.normalisation)
+            load_encoder_weights(network, path)  # type: ignore[arg-type]
+        else:
+            classes = state[_HEADS[info.kind]].shape[0]
+            if info.labels and len(info.labels) != classes:
+                raise WeightsError(f"its tensors make {classes} output channels")
+            kind: Any = Segmenter if info.kind == "segmenter" else Classifier
+            mean, std = info.normalisation
+            network = kind(info.architecture, classes=classes, mean=mean, std=std)
+            network.load_state_dict(state)
+    except SonoDistillError as error:
+        raise _untrue(path, info, error.message) from error
+    except RuntimeError as error:
+        details = [line.strip() for line in str(error).splitlines()[1:]]
+        raise _untrue(path, info, f"{len(details)} tensors or more do not fit: {details[0][:160]}") from error
+    return network.eval(), info
+
+
+def _kind(state: StateDict) -> str:
+    if not any(key.startswith("encoder.") for key in state):
+        return "encoder"
+    return next((kind for kind, key in _HEADS.items() if key in state), "encoder")
+
+
+def _untrue(path: Path, info: WeightsInfo, found: str) -> WeightsError:
+    labels = f" with the labels {', '.join(info.labels)[:100]}" if info.labels else ""
+    return WeightsError(
+        f"its header says {info.kind} of {info.architecture}{labels}, but {found}",
+        path=path,
+        remedy="take the file as the training wrote it; names of classes can be given with --labels",
+    )
