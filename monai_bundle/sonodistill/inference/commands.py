@@ -1,4 +1,4 @@
-"""Command line of inference with an exported model."""
+"""Command line of inference with an exported model or a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,50 +7,81 @@ from typing import Annotated
 
 import typer
 
+_BUDGET_MS = 100.0
+
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="Exported segmenter (.onnx).")],
-    sources: Annotated[list[Path], typer.Argument(help="Ultrasound files or folders.")],
-    out: Annotated[Path, typer.Option(help="Folder for one mask PNG a frame and index.csv.")],
-    threshold: Annotated[float, typer.Option(help="Foreground is a probability above it.")] = 0.5,
-    size: Annotated[int, typer.Option(help="Input size where the model leaves it open.")] = 256,
+    model: Annotated[
+        Path, typer.Argument(help="Exported model (.onnx .xml .ts .pt2 .pte) or checkpoint (.safetensors).")
+    ],
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Ultrasound files or folders; or one igtl://HOST:PORT[/DEVICE] or device:[FORMAT:]NAME."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for masks or embeddings, and index.csv.")],
+    runtime: Annotated[
+        str, typer.Option(help="auto, onnxruntime, openvino, torch, torch-compile or executorch.")
+    ] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where the hardware computes it.")] = "fp32",
+    threads: Annotated[int, typer.Option(min=0, help="Of the inference; 0: the runtime chooses.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Frames inferred together.")] = 1,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Foreground is a probability above it.")] = 0.5,
+    size: Annotated[int | None, typer.Option(min=1, help="Input size where the model leaves it open.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda with torch.")] = "cpu",
+    budget_ms: Annotated[
+        float | None, typer.Option(help="Predict live, a file at its own pace: milliseconds that a mask may take.")
+    ] = None,
+    drop: Annotated[str, typer.Option(help="Live: latest skips frames that a newer one replaced; none.")] = "latest",
+    smooth: Annotated[float, typer.Option(help="Live: weight of the past in the probabilities, 0 to 1.")] = 0.0,
+    seconds: Annotated[float | None, typer.Option(help="Live: stop after so many.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Live: stop after so many results.")] = None,
+    timeout: Annotated[float, typer.Option(help="Live: seconds to wait for a frame.")] = 10.0,
+    reply: Annotated[bool, typer.Option(help="Live: send the masks back over OpenIGTLink.")] = False,
 ) -> None:
-    """Segment every frame of any ultrasound files with an exported model; needs no torch.
+    """Predict every frame of any ultrasound files: masks, classes or embeddings. Exported models need no torch.
 
     Example: sonodistill predict model.onnx clip.dcm --out masks
     """
-    import csv
-
-    from rich.progress import Progress
-
-    from sonodistill import frames
-    from sonodistill.errors import SonoDistillError
-    from sonodistill.files import atomic_path
+    from sonodistill.errors import BundleConfigError
+    from sonodistill.inference.live.source import is_live
     from sonodistill.inference.predictor import Predictor
-    from sonodistill.transforms.masks import common_root, mask_path, write_mask
 
-    predictor = Predictor(model, threshold=threshold, size=(size, size))
-    files = [file for source in sources for file in frames.find_files(source)]
-    root = common_root(sources)
-    skipped: list[SonoDistillError] = []
-    with atomic_path(out / "index.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as table:
-        rows = csv.writer(table)
-        rows.writerow(["file", "source", "frame", "time_ms", "area_pixels", "area_mm2"])
-        with Progress() as progress:
-            for file in progress.track(files, description="segmenting"):
-                try:
-                    for prediction in predictor(frames.read(file)):
-                        frame = prediction.frame
-                        path = mask_path(out, file, frame.index, root)
-                        write_mask(path, prediction.mask.astype("uint8"))
-                        pixels = int(prediction.mask.sum())
-                        spacing = frame.mm_per_pixel
-                        area = "" if spacing is None else round(pixels * spacing[0] * spacing[1], 3)
-                        rows.writerow([path.relative_to(out), file, frame.index, frame.time_ms, pixels, area])
-                except SonoDistillError as error:
-                    skipped.append(error)
-    if skipped:
-        typer.echo(f"skipped {len(skipped)} of {len(files)} files:", err=True)
-        for reason in skipped:
-            typer.echo(f"  {reason}", err=True)
-        raise typer.Exit(2)
+    live = budget_ms is not None or any(map(is_live, sources))
+    if live and len(sources) != 1:
+        raise BundleConfigError("a live source is predicted by itself", remedy="give one source")
+    predictor = Predictor(
+        model,
+        runtime=runtime,
+        precision=precision,
+        threads=threads,
+        size=None if size is None else (size, size),
+        batch_size=1 if live else batch_size,
+        threshold=threshold,
+        device=device,
+    )
+    if size is not None and predictor.input_size != (size, size):
+        taken = " x ".join(map(str, predictor.input_size))
+        raise BundleConfigError(f"{model} takes {taken} pixels, not {size}", remedy="leave --size out")
+    if not live:
+        from sonodistill.inference.files import predict_files
+
+        code = predict_files(predictor, [Path(source) for source in sources], out)
+    else:
+        from sonodistill.inference.live.commands import predict_live
+
+        if predictor.kind != "segmenter":
+            raise BundleConfigError(f"a live source needs a segmenter, not a {predictor.kind}", remedy="give its files")
+        code = predict_live(
+            predictor,
+            sources[0],
+            out,
+            budget_ms=_BUDGET_MS if budget_ms is None else budget_ms,
+            drop=drop,
+            smooth=smooth,
+            seconds=seconds,
+            frames=frames,
+            timeout=timeout,
+            reply=reply,
+        )
+    if code:
+        raise typer.Exit(code)

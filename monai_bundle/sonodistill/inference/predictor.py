@@ -1,88 +1,157 @@
-"""Frames in, masks out, through an exported ONNX model: needs no torch."""
+"""Frames in; masks, classes or embeddings out, through whichever runtime: an exported model needs no torch."""
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from sonodistill.errors import WeightsError
+from sonodistill.errors import BundleConfigError
 from sonodistill.frames import Frame
+from sonodistill.inference.pipeline import overlapped
+from sonodistill.inference.runtimes import AUTO, open_runtime
+from sonodistill.inference.runtimes.base import Array, filled
+from sonodistill.inference.runtimes.checks import kind_of
 from sonodistill.transforms.geometry import Size, from_output, to_input
+
+_KEPT_TIMES = 1 << 16
+
+
+def _sigmoid(logits: Array) -> Array:
+    return np.reciprocal(1 + np.exp(-np.clip(logits, -60, 60)), dtype=np.float32)
+
+
+def _nothing() -> Array:
+    return np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says of a frame.
+    """What a model says of a frame; what its kind of model does not say is empty.
 
     Attributes:
         frame: the frame it was computed from.
-        probability: (H, W) float32 on the frame's own pixel grid.
-        mask: (H, W) bool, probability above the threshold.
+        labels: of the channels or classes; empty for an encoder.
+        probabilities: segmenter: (C, H, W) float32 on the frame's own pixel grid, each channel by itself; classifier:
+            (C,) float32, which add up to 1.
+        masks: segmenter: (C, H, W) bool, the probabilities above the threshold.
+        embedding: encoder: (D,) float32, the mean of its last map over the image.
     """
 
     frame: Frame
-    probability: NDArray[np.float32]
-    mask: NDArray[np.bool_]
+    labels: tuple[str, ...] = ()
+    probabilities: Array = field(default_factory=_nothing)
+    masks: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    embedding: Array = field(default_factory=_nothing)
+
+    @property
+    def probability(self) -> Array:
+        """(H, W) float32: that of the first label of a segmenter."""
+        return self.probabilities[0]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W) bool: that of the first label of a segmenter."""
+        return self.masks[0]
+
+    @property
+    def label(self) -> str:
+        """The most probable class of a classifier."""
+        return self.labels[int(self.probabilities.argmax())]
 
 
 class Predictor:
-    """Run a segmenter that `python -m monai.bundle onnx_export` wrote.
+    """A model and how to use it on frames.
 
     Args:
-        model: an ONNX file with one input (B, 1, H, W) float32 in [0, 1] and one output of logits (B, 1, H, W).
-        size: network input size, needed only where the file leaves H and W open.
-        threads: 0 lets ONNX Runtime choose.
+        model: an exported model (.onnx, .xml, .ts, .pt2, .pte), or a checkpoint of ours (.safetensors), for torch.
+        runtime: "torch", "torch-compile", "onnxruntime", "openvino", "executorch", or "auto": the fastest that reads
+            the file here.
+        precision: "fp32", "bf16", or "auto", bf16 where the hardware computes it.
+        threads: of the inference; 0 lets the runtime choose.
+        size: (height, width) of the network's input, needed only where the file leaves it open.
+        batch_size: frames inferred together; a model exported for a fixed number takes that.
+        threshold: a pixel is foreground above this probability.
+        device: "cpu", or "cuda" with torch.
+
+    Attributes:
+        runtime: the loaded model.
+        input_size: (height, width) of its input.
+        kind: "segmenter", "classifier" or "encoder".
+        labels: of the channels or classes; empty for an encoder.
+        inference_ms: wall time of the latest calls of the runtime, each for one batch.
 
     Raises:
-        WeightsError: the file is missing, no ONNX model, or does not have such an input and output.
+        SonoDistillError: see :func:`sonodistill.inference.runtimes.open_runtime`.
     """
 
     def __init__(
-        self, model: str | Path, *, size: Size | None = None, threshold: float = 0.5, threads: int = 0
+        self,
+        model: str | Path,
+        *,
+        runtime: str = AUTO,
+        precision: str = "fp32",
+        threads: int = 0,
+        size: Size | None = None,
+        batch_size: int = 1,
+        threshold: float = 0.5,
+        device: str = "cpu",
     ) -> None:
-        self.path = Path(model)
-        self.threshold = threshold
-        if not self.path.is_file():
-            raise WeightsError("no such model", path=self.path, remedy="make it: `python -m monai.bundle onnx_export`")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        try:
-            self._session = onnxruntime.InferenceSession(
-                self.path.read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise WeightsError(
-                f"ONNX Runtime cannot load it ({type(error).__name__})", path=self.path, remedy="export it anew"
-            ) from error
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        shape = inputs[0].shape
-        if len(inputs) != 1 or len(outputs) != 1 or len(shape) != 4 or shape[1] != 1:
-            raise WeightsError(
-                f"its input is {shape}, not one gray image (B, 1, H, W)",
-                path=self.path,
-                remedy="export the bundle's network_def",
-            )
-        fixed = (shape[2], shape[3]) if isinstance(shape[2], int) and isinstance(shape[3], int) else None
-        if fixed is None and size is None:
-            raise WeightsError("leaves its input size open", path=self.path, remedy="say it: size=(256, 256)")
-        self.size: Size = fixed or size  # type: ignore[assignment]
-        self.batch = shape[0] if isinstance(shape[0], int) else None
-        self._name = inputs[0].name
+        if not 0 <= threshold <= 1:
+            raise BundleConfigError(f"a threshold of {threshold}", remedy="give a probability, 0 to 1")
+        self.path, self.threshold = Path(model), threshold
+        self.runtime = open_runtime(
+            model, runtime, precision=precision, threads=threads, size=size, batch=batch_size, device=device
+        )
+        self.input_size = self.runtime.input_size
+        self.batch_size = self.runtime.batch or batch_size
+        self.inference_ms: deque[float] = deque(maxlen=_KEPT_TIMES)
+        shape = self._infer(np.zeros((self.batch_size, 1, *self.input_size), np.float32)).shape
+        self.inference_ms.clear()
+        self.kind = kind_of(self.runtime, shape, self.path)
+        named = self.runtime.info.weights.labels if self.runtime.info else ()
+        self.labels = () if self.kind == "encoder" else named or tuple(f"class_{i}" for i in range(shape[1]))
 
-    def __call__(self, frames: Iterable[Frame], batch_size: int = 4) -> Iterator[Prediction]:
-        """Predict lazily, in order; never more than a batch of frames is held."""
-        stream = iter(frames)
-        while batch := list(islice(stream, self.batch or batch_size)):
-            images = np.stack([to_input(frame.image, self.size) for frame in batch])
-            missing = (self.batch or len(batch)) - len(batch)
-            images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.float32)])
-            (logits,) = self._session.run(None, {self._name: images})
-            for frame, logit in zip(batch, logits, strict=False):
-                probability = from_output(1 / (1 + np.exp(-np.clip(logit, -60, 60))), frame.image.shape)[0]  # type: ignore[arg-type]
-                yield Prediction(frame, probability, probability > self.threshold)
+    def __call__(self, frames: Iterable[Frame], batch_size: int | None = None) -> Iterator[Prediction]:
+        """Predict lazily, in order; never more than a few batches of frames are held.
+
+        While one batch is inferred, the next is decoded and prepared in another thread, which is the one that takes
+        from ``frames``. An error of ``frames`` is raised after the predictions of the frames before it. Closing the
+        iterator (or dropping it) ends the threads.
+
+        Args:
+            frames: of any sizes.
+            batch_size: by default that of the constructor, which the runtime was warmed up with.
+        """
+        size = self.runtime.batch or batch_size or self.batch_size
+        return overlapped(frames, size, self._prepare, self._infer, self._finish)
+
+    def predict_one(self, frame: Frame) -> Prediction:
+        """The prediction of one frame, in the caller's thread."""
+        return self._finish(frame, self._infer(self._prepare([frame]))[0])
+
+    def _prepare(self, frames: list[Frame]) -> Array:
+        """(B, 1, *input_size) float32 in [0, 1]."""
+        images = np.stack([to_input(frame.image, self.input_size) for frame in frames])
+        return filled(images, self.runtime.batch or 0)
+
+    def _infer(self, images: Array) -> Array:
+        start = time.perf_counter()
+        output = self.runtime(images)
+        self.inference_ms.append(1000 * (time.perf_counter() - start))
+        return output
+
+    def _finish(self, frame: Frame, output: Array) -> Prediction:
+        if self.kind == "encoder":
+            return Prediction(frame, embedding=output.mean(axis=(1, 2)))
+        if self.kind == "classifier":
+            exponents = np.exp(output - output.max())
+            return Prediction(frame, self.labels, exponents / exponents.sum())
+        height, width = frame.image.shape
+        probabilities = from_output(_sigmoid(output), (height, width))
+        return Prediction(frame, self.labels, probabilities, probabilities > self.threshold)

@@ -28,5 +28,7 @@ def mask_to_input(mask: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
 
 def from_output(probability: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
     """(C, h, w) probabilities -> (C, *size) float32 on the frame's own pixel grid, bilinear."""
-    planes = [cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) for plane in probability]
-    return np.stack(planes).astype(np.float32)
+    planes = np.empty((len(probability), *size), np.float32)
+    for plane, resized in zip(probability, planes, strict=True):
+        cv2.resize(plane, size[::-1], dst=resized, interpolation=cv2.INTER_LINEAR)
+    return planes

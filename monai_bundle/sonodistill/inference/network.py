@@ -1,0 +1,56 @@
+"""An exported model as a torch module, for MONAI's engines: the bundle's inference config runs on any runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sonodistill.inference.runtimes import AUTO, RUNTIMES, open_runtime
+from sonodistill.inference.runtimes.base import filled
+from sonodistill.transforms.geometry import Size
+
+
+class RuntimeNetwork(nn.Module):
+    """(B, 1, H, W) gray in [0, 1] to what the model says, float32 on the device of the input.
+
+    Args:
+        model: an exported model or a checkpoint, see :func:`sonodistill.inference.runtimes.open_runtime`.
+        runtime: likewise, as are ``precision``, ``threads``, ``size`` and ``batch``.
+        device: of the engine; a runtime that computes on the CPU alone does so whatever this is.
+
+    Attributes:
+        input_size: (height, width) that it takes.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        runtime: str = AUTO,
+        precision: str = "fp32",
+        threads: int = 0,
+        size: Size | None = None,
+        batch: int | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__()
+        by_torch = Path(model).suffix.lower() in RUNTIMES["torch"].suffixes
+        self.runtime = open_runtime(
+            model,
+            runtime,
+            precision=precision,
+            threads=threads,
+            size=size,
+            batch=batch,
+            device=str(device) if by_torch else "cpu",
+        )
+        self.input_size = self.runtime.input_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The model's output."""
+        images = torch.as_tensor(x).detach().float().cpu().contiguous().numpy()
+        fixed = self.runtime.batch or len(images)
+        parts = [self.runtime(filled(images[i : i + fixed], fixed)) for i in range(0, len(images), fixed)]
+        return torch.from_numpy(np.concatenate(parts)[: len(images)]).to(x.device)
