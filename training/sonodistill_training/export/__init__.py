@@ -1,0 +1,1 @@
+"""Export of trained networks to the formats of other runtimes, each checked on real frames against the original."""
