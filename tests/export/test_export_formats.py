@@ -178,6 +178,23 @@ def test_files_that_belong_together_are_replaced_together(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
 
 
+def test_what_was_there_comes_back_when_a_file_cannot_be_put_in_its_place(tmp_path: Path, monkeypatch) -> None:
+    out, weights = tmp_path / "model.xml", tmp_path / "model.bin"
+    out.write_text("old"), weights.write_text("old")
+    rename = Path.rename
+
+    def locked(self: Path, target: Path) -> Path:
+        if self.parent != tmp_path and Path(target) == out and self.read_text() == "new":
+            raise PermissionError("another process has it open")  # as Windows does
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", locked)
+    with pytest.raises(PermissionError), placed(out, TARGETS["openvino"]) as made:
+        made.write_text("new"), made.with_suffix(".bin").write_text("new")
+    assert (out.read_text(), weights.read_text()) == ("old", "old")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+
+
 def test_a_new_export_takes_the_place_of_all_files_of_the_old_one(exported: dict, folder: Path) -> None:
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".") or path.suffix == ".tmp"]
     for name in ("openvino", "openvino-int8"):

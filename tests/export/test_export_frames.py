@@ -66,6 +66,11 @@ def test_a_corpus_gives_its_frames(folder: Path, cine: Path, tmp_path: Path) -> 
     assert frames.files == 25
 
 
+def test_the_account_counts_the_files_of_the_calibration_alone(folder: Path) -> None:
+    frames = given_frames([folder], SIZE, calibrate=True)
+    assert frames.account()["files"] == len(frames.calibration) < frames.files == 24
+
+
 def test_real_frames_of_a_labelled_folder(shared: Path) -> None:
     frames = given_frames([shared / "data" / "frames" / "busi"], SIZE, calibrate=True, limit=45)
     require_apart(frames)

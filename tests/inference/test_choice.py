@@ -102,3 +102,14 @@ def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
     assert cache_folder().name == "sonodistill"
     if sys.platform.startswith("linux"):
         assert cache_folder() == tmp_path / "sonodistill"
+
+
+def test_a_user_without_a_home_is_served_and_nothing_is_remembered(models, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("SONODISTILL_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert cache_folder() is None
+    assert choose(models).name in ("onnxruntime", "openvino")

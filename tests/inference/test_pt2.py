@@ -109,3 +109,11 @@ def test_a_pt2_file_that_could_run_code_is_refused_before_it_does(models, tmp_pa
     with pytest.raises(WeightsError, match="could run code"):
         open_runtime(path)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("size", ["1" * 60 + "x", "9**9**9", "Add(" * 100])
+def test_a_size_that_would_take_for_ever_is_refused_at_once(size):
+    from sonodistill.inference.runtimes.pt2 import _is_arithmetic
+
+    assert not _is_arithmetic(size)
+    assert _is_arithmetic("2*s0 + 1")

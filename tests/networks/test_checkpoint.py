@@ -79,3 +79,13 @@ def test_what_is_no_checkpoint_of_ours_is_refused(checkpoint: Path, tmp_path: Pa
         load_network(tmp_path / name)
     assert refused.value.path == tmp_path / name
     assert refused.value.remedy
+
+
+@pytest.mark.parametrize("shape", [(), (0, 512), (3,)])
+def test_a_head_that_is_none_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    state = Classifier("resnet18", classes=3).state_dict()
+    state["head.weight"] = torch.zeros(shape)
+    path = tmp_path / "model.safetensors"
+    save_weights(path, state, WeightsInfo("classifier", "resnet18"))
+    with pytest.raises(WeightsError, match="its head.weight has the shape"):
+        load_network(path)

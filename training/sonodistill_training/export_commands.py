@@ -109,7 +109,8 @@ def export(
     if made:
         _show(made)
         used = f"{len(source.frames.check)} frames of {source.frames.files} files ({source.frames.origin})"
-        typer.echo(f"in {made[0].path.parent}; checked on up to {used}")
+        checked = f"checked on up to {used}" if any(item.info.check for item in made) else "not checked"
+        typer.echo(f"in {made[0].path.parent}; {checked}")
     if failed:
         typer.echo(f"{len(failed)} of {len(targets)} targets failed:", err=True)
         for name, reason in failed:

@@ -16,7 +16,7 @@ from sonodistill.frames import Frame
 from sonodistill.inference.pipeline import overlapped
 from sonodistill.inference.runtimes import AUTO, open_runtime
 from sonodistill.inference.runtimes.base import Array, filled
-from sonodistill.inference.runtimes.checks import kind_of
+from sonodistill.inference.runtimes.checks import kind_of, require_answers
 from sonodistill.transforms.geometry import Size, from_output, to_input
 
 _KEPT_TIMES = 1 << 16
@@ -144,6 +144,7 @@ class Predictor:
         start = time.perf_counter()
         output = self.runtime(images)
         self.inference_ms.append(1000 * (time.perf_counter() - start))
+        require_answers(self.path, images, output)
         return output
 
     def _finish(self, frame: Frame, output: Array) -> Prediction:

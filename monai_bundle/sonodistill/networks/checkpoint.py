@@ -44,7 +44,10 @@ def load_network(checkpoint: str | Path, labels: Sequence[str] | None = None) ->
             network: nn.Module = Encoder(info.architecture, None, *info.normalisation)
             load_encoder_weights(network, path)  # type: ignore[arg-type]
         else:
-            classes = state[_HEADS[info.kind]].shape[0]
+            head = state[_HEADS[info.kind]].shape
+            if len(head) != (4 if info.kind == "segmenter" else 2) or not head[0]:
+                raise WeightsError(f"its {_HEADS[info.kind]} has the shape {tuple(head)}")
+            classes = head[0]
             if info.labels and len(info.labels) != classes:
                 raise WeightsError(f"its tensors make {classes} output channels")
             kind: Any = Segmenter if info.kind == "segmenter" else Classifier
@@ -54,7 +57,8 @@ def load_network(checkpoint: str | Path, labels: Sequence[str] | None = None) ->
     except SonoDistillError as error:
         raise _untrue(path, info, error.message) from error
     except RuntimeError as error:
-        details = [line.strip() for line in str(error).splitlines()[1:]]
+        lines = [line.strip() for line in str(error).splitlines()]
+        details = lines[1:] or lines
         raise _untrue(path, info, f"{len(details)} tensors or more do not fit: {details[0][:160]}") from error
     return network.eval(), info
 

@@ -23,7 +23,7 @@ from sonodistill.networks.checkpoint import load_network
 from sonodistill.transforms.geometry import Size
 from sonodistill.weights_header import WeightsInfo
 from sonodistill_training.export.check import Array, ExportCheckError, Limits, compare, outputs, require, run
-from sonodistill_training.export.frames import CalibrationError, FrameSet
+from sonodistill_training.export.frames import CalibrationError, FrameSet, evenly
 from sonodistill_training.export.network import fold_stem
 from sonodistill_training.export.targets import Target, companion_paths
 
@@ -107,7 +107,7 @@ def prepare(
             remedy=f"take multiples of {encoder.input_multiple}: --input-size {DEFAULT_SIZE}",
         )
     found = frames(size)
-    found = replace(found, check=found.check[:_CHECKED_AT_MOST])
+    found = replace(found, check=tuple(found.check[i] for i in evenly(len(found.check), _CHECKED_AT_MOST)))
     try:
         reference = outputs(network, found.check)
     except (RuntimeError, AssertionError) as error:
@@ -166,10 +166,15 @@ def export(
         calibration=source.frames.account() if precision == "int8" else {},
         tools=_versions(("sonodistill", "torch", *target.packages)),
     )
-    with placed(out, target) as path:
-        _write(source, target, path, info)
-        if target.can_run:
-            info = _checked(source, target, path, info, limits or Limits(), out)
+    try:
+        with placed(out, target) as path:
+            _write(source, target, path, info)
+            if target.can_run:
+                info = _checked(source, target, path, info, limits or Limits(), out)
+    except OSError as error:
+        raise ExportError(
+            f"cannot be written ({error.strerror or error})", path=out, remedy="free space, or name another --out"
+        ) from error
     files = [out, *companion_paths(out, target)]
     return Exported(target, out, sum(map(_bytes, files)) / 1e6, info)
 
@@ -177,7 +182,7 @@ def export(
 def _write(source: Source, target: Target, path: Path, info: ExportInfo) -> None:
     try:
         target.write(source.folded, path, info, source.frames.calibration)
-    except SonoDistillError:
+    except (SonoDistillError, OSError):
         raise
     # As wide as this: eight toolchains raise what they like, and a batch of targets goes on after each.
     except Exception as error:
@@ -191,8 +196,9 @@ def _write(source: Source, target: Target, path: Path, info: ExportInfo) -> None
 
 def _checked(source: Source, target: Target, path: Path, info: ExportInfo, limits: Limits, out: Path) -> ExportInfo:
     """``info`` with the figures of the check, as the file says it from now on."""
-    frames = source.frames.check[: _CHECKED.get(info.precision)]
-    reference = source.reference[: len(frames)]
+    places = evenly(len(source.frames.check), _CHECKED.get(info.precision, _CHECKED_AT_MOST))
+    frames = [source.frames.check[place] for place in places]
+    reference = source.reference[places]
     found = run(target.open(path), frames)
     figures = compare(source.info.kind, reference, found)
     require(source.info.kind, info.precision, reference, figures, limits, out)
@@ -209,7 +215,7 @@ def placed(out: Path, target: Target) -> Iterator[Path]:
     """A path in an empty folder beside ``out``; what lies there at the end takes the place of what was there before.
 
     Of an export in several files the one that is opened goes first and comes last, so that there is never one of an
-    export with the others of another.
+    export with the others of another. Where that fails, what was there before is put back.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
@@ -221,11 +227,7 @@ def placed(out: Path, target: Target) -> Iterator[Path]:
             if not path.exists():
                 raise ExportError(f"the toolchain of {target.name} wrote no {path.name}", path=out)
             _settle(path)
-        if companions or made.is_dir():
-            _remove(out)
-        for path, new in companions:
-            new.replace(path)
-        made.replace(out)
+        _replace([(out, made), *companions], folder / "before")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -235,14 +237,28 @@ def _settle(path: Path) -> None:
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
             file.chmod(0o644)
-            with file.open("rb") as written:
+            with file.open("r+b") as written:
                 os.fsync(written.fileno())
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+def _replace(pairs: Sequence[tuple[Path, Path]], before: Path) -> None:
+    """Put each new file in its place, the first one last; what was there goes to the folder ``before`` meanwhile."""
+    before.mkdir()
+    kept = []
+    try:
+        for path, _ in pairs:
+            if path.exists():
+                path.rename(before / path.name)
+                kept.append(path)
+        for path, new in reversed(pairs):
+            new.rename(path)
+    except OSError:
+        for path, new in pairs:
+            if not new.exists() and path.exists():
+                path.rename(new)
+        for path in kept:
+            (before / path.name).rename(path)
+        raise
 
 
 def _bytes(path: Path) -> int:

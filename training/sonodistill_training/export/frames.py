@@ -41,19 +41,21 @@ class FrameSet:
         check: to compare outputs on.
         origin: where they come from: "given", "pydicom examples" or "simulated".
         files: number of files they were read from.
+        calibration_files: number of files that ``calibration`` comes from.
     """
 
     calibration: tuple[Array, ...]
     check: tuple[Array, ...]
     origin: str
     files: int
+    calibration_files: int = 0
 
     def account(self) -> dict[str, Any]:
         """What an int8 model says of its calibration."""
         digest = hashlib.sha256()
         for frame in self.calibration:
             digest.update(frame.tobytes())
-        return {"frames": len(self.calibration), "files": self.files, "sha256": digest.hexdigest()}
+        return {"frames": len(self.calibration), "files": self.calibration_files, "sha256": digest.hexdigest()}
 
 
 @dataclass(slots=True)
@@ -118,8 +120,12 @@ def given_frames(
     least = LEAST_CHECK + (LEAST_CALIBRATION if calibrate else 0)
     if len(found) < least:
         raise _too_few(found, len(readers), least, sources)
-    calibration, check = _divided(list(found.frames.values()), limit) if calibrate else ((), _spread(found, limit))
-    return FrameSet(calibration, check, "given", len(found.frames))
+    if not calibrate:
+        return FrameSet((), _spread(found, limit), "given", len(found.frames))
+    calibration, check = _divided(list(found.frames.values()), limit)
+    origin = {frame.tobytes(): name for name, frames in found.frames.items() for frame in frames}
+    used = len({origin[frame.tobytes()] for frame in calibration})
+    return FrameSet(calibration, check, "given", len(found.frames), used)
 
 
 def default_frames(size: Size) -> FrameSet:
@@ -164,7 +170,7 @@ def _corpus_readers(folder: str | Path) -> list[_Reader]:
         rows.setdefault(str(name), []).append(row)
 
     def images(rows: list[int], count: int) -> Iterator[NDArray[np.uint8]]:
-        return iter(corpus.take([rows[place] for place in _evenly(len(rows), count)]))
+        return iter(corpus.take([rows[place] for place in evenly(len(rows), count)]))
 
     return [(f"{folder}/{name}", lambda count, mine=mine: images(mine, count)) for name, mine in rows.items()]  # type: ignore[misc]
 
@@ -176,7 +182,7 @@ def _file_images(file: Path, count: int) -> Iterator[NDArray[np.uint8]]:
         return
     total = first.provenance.frames
     # A container that does not say how many frames it has is read from its start.
-    wanted = range(count) if total is None else _evenly(total, count)
+    wanted = range(count) if total is None else evenly(total, count)
     yield from (frame.image for frame in read(file, only=list(wanted))) if total else _first(file, count)
 
 
@@ -185,7 +191,7 @@ def _first(file: Path, count: int) -> Iterator[NDArray[np.uint8]]:
         yield frame.image
 
 
-def _evenly(total: int, count: int) -> list[int]:
+def evenly(total: int, count: int) -> list[int]:
     """At most ``count`` different places of ``range(total)``, at even distances."""
     count = min(total, count)
     return [(2 * place + 1) * total // (2 * count) for place in range(count)]
@@ -193,7 +199,7 @@ def _evenly(total: int, count: int) -> list[int]:
 
 def _spread(found: _Found, limit: int) -> tuple[Array, ...]:
     frames = [frame for frames in found.frames.values() for frame in frames]
-    return tuple(frames[place] for place in _evenly(len(frames), limit))
+    return tuple(frames[place] for place in evenly(len(frames), limit))
 
 
 def _divided(files: list[list[Array]], limit: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
@@ -207,8 +213,8 @@ def _divided(files: list[list[Array]], limit: int) -> tuple[tuple[Array, ...], t
         calibration = [frame for place, frame in enumerate(whole) if place % 3 != 1]
         check = whole[1::3]
     if len(calibration) + len(check) > limit:
-        calibration = [calibration[place] for place in _evenly(len(calibration), limit - limit // 3)]
-        check = [check[place] for place in _evenly(len(check), limit // 3)]
+        calibration = [calibration[place] for place in evenly(len(calibration), limit - limit // 3)]
+        check = [check[place] for place in evenly(len(check), limit // 3)]
     return tuple(calibration), tuple(check)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from sonodistill.errors import BundleConfigError, SonoDistillError, WeightsError
 from sonodistill.inference.runtimes.base import Runtime, RuntimeMissingError
-from sonodistill.inference.runtimes.checks import check_output, require_file
+from sonodistill.inference.runtimes.checks import check_output, require_answers, require_file
 from sonodistill.transforms.geometry import Size
 
 AUTO = "auto"
@@ -142,6 +142,12 @@ def open_with(name: str, path: Path, options: dict[str, Any]) -> Runtime:
         output = opened(zeros)
     except (SonoDistillError, MemoryError):
         raise
+    except ImportError as error:
+        raise RuntimeMissingError(
+            f"{name} is installed, but cannot be imported ({str(error)[:200]})",
+            path=path,
+            remedy=f"pip install --force-reinstall {entry.pip}",
+        ) from error
     # As wide as this: five libraries raise what they like on a file that is damaged or not for them.
     except Exception as error:
         found = (str(error).strip().splitlines() or [""])[-1][:200]
@@ -150,5 +156,6 @@ def open_with(name: str, path: Path, options: dict[str, Any]) -> Runtime:
             path=path,
             remedy=_COMPILING if name == "torch-compile" else "export it anew, or copy it again",
         ) from error
+    require_answers(path, zeros, output)
     check_output(path, opened, output.shape)
     return opened

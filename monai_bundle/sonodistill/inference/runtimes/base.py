@@ -17,6 +17,10 @@ class InputError(SonoDistillError):
     """An array given to a model has not the shape or dtype that the model takes."""
 
 
+class PredictionError(SonoDistillError):
+    """What a model computed is no answer: not one for each image, or not numbers."""
+
+
 class Runtime(Protocol):
     """A model, loaded and ready.
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from sonodistill.errors import BundleConfigError, WeightsError
 from sonodistill.inference.exported import ExportInfo, from_text
-from sonodistill.inference.runtimes.base import Runtime
+from sonodistill.inference.runtimes.base import Array, PredictionError, Runtime
 from sonodistill.transforms.geometry import Size
 
 _EXPORT = "export it anew: `sonodistill export`"
@@ -89,6 +91,8 @@ def check_output(path: Path, runtime: Runtime, shape: tuple[int, ...]) -> None:
         return
     kind, labels = info.weights.kind, info.weights.labels
     fits = len(shape) == (2 if kind == "classifier" else 4)
+    if kind == "classifier" and fits and shape[1] == 1:
+        raise _of_one_class(path)
     if kind == "segmenter":
         fits = fits and shape[2:] == tuple(runtime.input_size)
     if not fits or (labels and kind != "encoder" and shape[1] != len(labels)):
@@ -108,6 +112,8 @@ def kind_of(runtime: Runtime, shape: tuple[int, ...], path: Path) -> str:
         return runtime.info.weights.kind
     if len(shape) == 4 and shape[2:] == tuple(runtime.input_size):
         return "segmenter"
+    if len(shape) == 2 and shape[1] == 1:
+        raise _of_one_class(path)
     if len(shape) == 2:
         return "classifier"
     raise WeightsError(
@@ -118,6 +124,27 @@ def kind_of(runtime: Runtime, shape: tuple[int, ...], path: Path) -> str:
     )
 
 
+def require_answers(path: Path, images: Array, output: Array) -> None:
+    """Raise PredictionError unless there is an output for each image, of numbers."""
+    if len(output) != len(images):
+        raise PredictionError(f"gives {len(output)} outputs for {len(images)} images", path=path, remedy=_EXPORT)
+    finite = np.isfinite(output).reshape(len(output), -1).all(axis=1)
+    if not finite.all():
+        raise PredictionError(
+            f"its output for {int((~finite).sum())} of {len(images)} frames has NaN or infinite values",
+            path=path,
+            remedy="take --precision fp32; where that does not help, the weights are damaged",
+        )
+
+
+def _of_one_class(path: Path) -> WeightsError:
+    return WeightsError(
+        "a classifier with one class says the same of every frame",
+        path=path,
+        remedy="train it with two or more",
+    )
+
+
 def require_cpu(name: str, device: str) -> None:
     """Raise BundleConfigError for a device that only torch has."""
     if device != "cpu":
@@ -125,7 +152,10 @@ def require_cpu(name: str, device: str) -> None:
 
 
 def computed(info: ExportInfo | None, precision: str) -> str:
-    """What to call the arithmetic: that of the integer layers of an int8 model, else ``precision``."""
+    """What to call the arithmetic: that of the integer layers of an int8 model, else ``precision``.
+
+    A file that does not say what it is may have integer layers as well.
+    """
     return "int8" if info is not None and info.precision == "int8" else precision
 
 

@@ -44,27 +44,36 @@ def open_fastest(path: Path, able: list[str], options: dict[str, Any]) -> Runtim
     if len(names) == 1:
         return open_with(names[0], path, options)
     question = _question(path, names, options)
-    note = cache_folder() / "runtimes" / f"{hashlib.sha256(question.encode()).hexdigest()}.json"
-    known = _recall(note, question, names)
+    folder = cache_folder()
+    note = folder and folder / "runtimes" / f"{hashlib.sha256(question.encode()).hexdigest()}.json"
+    known = _recall(note, question, names) if note else None
     if known is not None:
         return open_with(known, path, options)
     fastest, medians = _race(path, names, options)
     logger.info("%s: %s, by %s", path.name, fastest.name, medians)
-    _remember(note, {"question": question, "runtime": fastest.name, "median_ms": medians})
+    if note:
+        _remember(note, {"question": question, "runtime": fastest.name, "median_ms": medians})
     return fastest
 
 
-def cache_folder() -> Path:
-    """Where what can be made anew is kept: $SONODISTILL_CACHE, or the platform's folder for it."""
+def cache_folder() -> Path | None:
+    """Where what can be made anew is kept: $SONODISTILL_CACHE, or the platform's folder; None without a home."""
     if given := os.environ.get(CACHE_VARIABLE):
         return Path(given)
+    try:
+        return _platform_folder() / "sonodistill"
+    except RuntimeError:  # no home
+        return None
+
+
+def _platform_folder() -> Path:
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
         base = str(Path.home() / "Library" / "Caches")
     else:
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "sonodistill"
+    return Path(base)
 
 
 def _race(path: Path, names: list[str], options: dict[str, Any]) -> tuple[Runtime, dict[str, float]]:

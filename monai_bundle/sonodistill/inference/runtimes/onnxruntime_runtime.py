@@ -37,7 +37,7 @@ class OnnxRuntime:
         ]
         self.batch, height, width = require_one_gray_image(path, inputs, len(self._session.get_outputs()))
         self.input_size = input_size(path, height, width, self.info, size)
-        self.precision = computed(self.info, self.info.precision if self.info else "fp32")
+        self.precision = computed(self.info, self.info.precision if self.info else "unknown")
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, images: Array) -> Array:

@@ -26,9 +26,12 @@ _RECORDS = re.compile(
     r"|data/(weights|constants|sample_inputs)/model\.pt|extra/[\w.]+|archive_format|archive_version|version|byteorder"
     r"|\.data/(version|serialization_id|\w+)"
 )
-_OPERATOR = re.compile(r"torch\.ops\.aten\.(?!from_file\b)\w+\.\w+|_operator\.(getitem|add|sub|mul|floordiv|mod)")
+_OPERATOR = re.compile(
+    r"torch\.ops\.aten\.(?!from_file\b|_?sparse_)\w+\.\w+|_operator\.(getitem|add|sub|mul|floordiv|mod)"
+)
 _SYMBOL = re.compile(r"Symbol\('[su]\d+'(, (positive|nonnegative|integer)=True)*\)|\b[su]\d+\b")
-_ARITHMETIC = re.compile(r"(Add|Mul|Integer|\d+|[(), +*/-])*")
+_ARITHMETIC = re.compile(r"(Add|Mul|Integer|[\d(), +*/-])*")
+_MAX_EXPRESSION = 200  # characters; of a size such as "2*s0 + 1"
 _TREES = ("builtins.tuple", "builtins.list", "builtins.dict", None)
 
 
@@ -91,7 +94,8 @@ def _in_graph(node: Any) -> Iterator[str]:
 
 
 def _is_arithmetic(text: str) -> bool:
-    return bool(_ARITHMETIC.fullmatch(_SYMBOL.sub("1", text)))
+    # A power of powers is arithmetic too, and never ends.
+    return len(text) <= _MAX_EXPRESSION and "**" not in text and bool(_ARITHMETIC.fullmatch(_SYMBOL.sub("1", text)))
 
 
 def _in_spec(node: Any) -> Iterator[str]:
