@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from importlib.metadata import entry_points
 from typing import Annotated
@@ -15,6 +16,8 @@ from sonodistill.errors import SonoDistillError
 COMMANDS = "sonodistill.commands"
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+
+logger = logging.getLogger(__name__)
 
 
 def _version(value: bool) -> None:
@@ -46,13 +49,27 @@ def build() -> typer.Typer:
     return app
 
 
+def _tell(error: str) -> None:
+    typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    typer.echo(error, err=True)
+
+
 def main() -> None:
-    """Run the command line; bad input ends in one message and exit code 2, Ctrl-C in 130."""
+    """Run the command line; bad input, a path that cannot be used included, ends in one message and exit code 2.
+
+    Ctrl-C ends in 130; any other error is a fault of the program and shows its traceback. ``--verbose`` logs that of a
+    path too.
+    """
     try:
         build()()
     except SonoDistillError as error:
-        typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
-        typer.echo(str(error), err=True)
+        _tell(str(error))
+        sys.exit(EXIT_BAD_INPUT)
+    except OSError as error:
+        if not isinstance(error.filename, (str, bytes)):
+            raise
+        logger.info("traceback", exc_info=error)
+        _tell(f"{os.fsdecode(error.filename)}: {error.strerror or error}")
         sys.exit(EXIT_BAD_INPUT)
     except ModuleNotFoundError as error:
         typer.echo(f"error: this command needs {error.name}, which is not installed", err=True)

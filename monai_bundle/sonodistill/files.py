@@ -1,9 +1,10 @@
-"""Whole files or none: atomic writes and checksums."""
+"""Whole files or none: atomic writes, checksums, and where the cache is."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as written:
+        with temporary.open("r+b") as written:  # Windows flushes no handle that is only read
             os.fsync(written.fileno())
         temporary.chmod(0o644)
         temporary.replace(target)
@@ -46,3 +47,23 @@ def sha256(path: str | Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def cache_folder() -> Path | None:
+    """Where what can be made anew is kept: $SONODISTILL_CACHE, or the platform's folder; None without a home."""
+    if given := os.environ.get("SONODISTILL_CACHE"):
+        return Path(given)
+    try:
+        return _platform_folder() / "sonodistill"
+    except RuntimeError:  # no home
+        return None
+
+
+def _platform_folder() -> Path:
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base)

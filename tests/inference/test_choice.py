@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from sonodistill.errors import WeightsError
+from sonodistill.files import cache_folder
 from sonodistill.inference.runtimes import open_runtime
-from sonodistill.inference.runtimes.choice import cache_folder
 
 
 def notes() -> list[Path]:
@@ -93,15 +93,17 @@ def test_several_at_once_do_no_harm(models):
     assert [path.name for path in note.parent.iterdir()] == [note.name]  # no temporary file is left
 
 
-def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
+def test_the_cache_is_where_the_user_or_the_platform_says(monkeypatch, tmp_path):
     monkeypatch.setenv("SONODISTILL_CACHE", str(tmp_path / "mine"))
     assert cache_folder() == tmp_path / "mine"
     monkeypatch.delenv("SONODISTILL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
-    assert cache_folder().name == "sonodistill"
-    if sys.platform.startswith("linux"):
-        assert cache_folder() == tmp_path / "sonodistill"
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
+    for platform, folder in (("linux", tmp_path), ("win32", tmp_path / "local")):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert cache_folder() == folder / "sonodistill"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert cache_folder().parts[-3:] == ("Library", "Caches", "sonodistill")
 
 
 def test_a_user_without_a_home_is_served_and_nothing_is_remembered(models, monkeypatch):

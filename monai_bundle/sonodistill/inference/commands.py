@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 
 _BUDGET_MS = 100.0
+_LIVE_ONLY = ("drop", "smooth", "seconds", "frames", "timeout", "reply")
+_FILES_ONLY = ("batch_size",)
 
 
 def predict(
+    context: typer.Context,
     model: Annotated[
         Path, typer.Argument(help="Exported model (.onnx .xml .ts .pt2 .pte) or checkpoint (.safetensors).")
     ],
@@ -49,6 +52,10 @@ def predict(
     live = budget_ms is not None or any(map(is_live, sources))
     if live and len(sources) != 1:
         raise BundleConfigError("a live source is predicted by itself", remedy="give one source")
+    if live:
+        _refuse(context, _FILES_ONLY, "is for files; live, each frame is predicted when it comes", "leave it out")
+    else:
+        _refuse(context, _LIVE_ONLY, "is for a live session", "give --budget-ms or a live source, or leave it out")
     predictor = Predictor(
         model,
         runtime=runtime,
@@ -85,3 +92,12 @@ def predict(
         )
     if code:
         raise typer.Exit(code)
+
+
+def _refuse(context: typer.Context, names: tuple[str, ...], why: str, remedy: str) -> None:
+    from sonodistill.errors import BundleConfigError
+
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise BundleConfigError(f"--{name.replace('_', '-')} {why}", remedy=remedy)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -17,9 +18,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sonodistill import frames
-from sonodistill.errors import SonoDistillError
+from sonodistill.errors import EmptyInputError, SonoDistillError, UnreadableFileError
 from sonodistill.files import atomic_path
 from sonodistill.frames import Frame
+from sonodistill.inference.live.commands import REPORT
 from sonodistill.inference.predictor import Prediction, Predictor
 from sonodistill.transforms.masks import common_root, mask_path, write_mask
 
@@ -28,8 +30,24 @@ INDEX = "index.csv"
 EXIT_SKIPPED = 2
 MASK = "_mask.png"
 _MAX_NAME = 64
+_IS_MASK = re.compile(r"_\d{5,}(_[\w-]+)?_mask\.png$")
+_ORIGIN = ["source", "frame", "time_ms"]
+_COLUMNS = ["file", *_ORIGIN, "area_pixels", "area_mm2", "label"]
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+"""Errors that are the disk's; others are of one file, whose name is too long for instance."""
 
 Row = list[Any]
+
+
+class OutputError(SonoDistillError):
+    """The folder for the results cannot be used."""
+
+    @classmethod
+    def of(cls, error: Exception, out: Path) -> OutputError:
+        """What kept the results from being written, by name."""
+        said = getattr(error, "strerror", None) or f"{type(error).__name__}: {error!s:.200}"
+        remedy = "free space, or name another folder" if isinstance(error, OSError) else None
+        return cls(f"the results cannot be written ({said})", path=out, remedy=remedy)
 
 
 def predict_files(predictor: Predictor, sources: Sequence[Path], out: Path) -> int:
@@ -37,25 +55,25 @@ def predict_files(predictor: Predictor, sources: Sequence[Path], out: Path) -> i
 
     Segmenters: a PNG of 0 and 255 for each frame and label, ``<file>_<frame>_mask.png`` or, of several labels,
     ``<file>_<frame>_<label>_mask.png``. Encoders: ``embeddings.npz``, whose array "embeddings" (N, D) float32 has the
-    rows of the index. All: ``index.csv``.
+    rows of the index. All: ``index.csv``, written at the end.
+
+    What the index of an earlier run lists is removed first, then that index: one never describes the results of
+    another run. Results in ``out`` are not taken as input: of an ``out`` inside a source folder no file is, elsewhere
+    no file that is named like a mask.
 
     Returns:
-        The exit code: 2 when a file could not be read to its end, else 0.
+        The exit code: 2 when a file could not be read to its end or its masks not be written, else 0.
+
+    Errors: OutputError (``out`` cannot be used, holds a live session or an index.csv of something else; the disk is
+        full), EmptyInputError, UnreadableFileError (a source does not exist).
     """
-    files = [file for source in sources for file in frames.find_files(source)]
-    root = common_root(list(sources))
-    skipped: list[SonoDistillError] = []
-    start, count = time.perf_counter(), 0
-    with ExitStack() as stack:
-        index = stack.enter_context(atomic_path(out / INDEX))
-        table = csv.writer(stack.enter_context(index.open("w", newline="", encoding="utf-8")))
-        columns, rows = _WRITERS[predictor.kind](predictor, out, root, stack)
-        table.writerow(columns)
-        progress = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
-        task = progress.add_task("predicting", total=len(files))
-        for prediction in predictor(_frames(files, skipped, lambda: progress.advance(task))):
-            table.writerows(rows(prediction))
-            count += 1
+    try:
+        files = _inputs(sources, out)
+        _clear(out)
+        start = time.perf_counter()
+        count, skipped = _predict(predictor, files, common_root(list(sources)), out)
+    except (OSError, UnicodeEncodeError) as error:
+        raise OutputError.of(error, out) from error
     typer.echo(_summary(predictor, count, time.perf_counter() - start), err=True)
     if skipped:
         typer.echo(f"skipped {len(skipped)} of {len(files)} files:", err=True)
@@ -64,14 +82,106 @@ def predict_files(predictor: Predictor, sources: Sequence[Path], out: Path) -> i
     return EXIT_SKIPPED if skipped else 0
 
 
-def _frames(files: Sequence[Path], skipped: list[SonoDistillError], done: Callable[[], None]) -> Iterator[Frame]:
+def _predict(
+    predictor: Predictor, files: Sequence[Path], root: Path, out: Path
+) -> tuple[int, Collection[SonoDistillError]]:
+    """The number of frames written, and why files were skipped."""
+    skipped: dict[Path, SonoDistillError] = {}
+    unwritable: set[Path] = set()
+    count = 0
+    with ExitStack() as stack:
+        index = stack.enter_context(atomic_path(out / INDEX))
+        table = csv.writer(stack.enter_context(index.open("w", newline="", encoding="utf-8", errors="surrogateescape")))
+        columns, rows = _WRITERS[predictor.kind](predictor, out, root, stack)
+        table.writerow(columns)
+        progress = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
+        task = progress.add_task("predicting", total=len(files))
+        for prediction in predictor(_frames(files, skipped, unwritable, lambda: progress.advance(task))):
+            file = prediction.frame.provenance.path
+            if file in unwritable:
+                continue
+            try:
+                found = rows(prediction)
+            except OSError as error:
+                if error.errno in _DISK:
+                    raise
+                unwritable.add(file)
+                said = f"its masks cannot be written ({error.strerror})"
+                skipped[file] = OutputError(said, path=file, remedy="give the file another name, or --out")
+                continue
+            table.writerows(found)
+            count += 1
+    return count, skipped.values()
+
+
+def _frames(
+    files: Sequence[Path],
+    skipped: dict[Path, SonoDistillError],
+    unwritable: Collection[Path],
+    done: Callable[[], None],
+) -> Iterator[Frame]:
     """The frames of all files; of one that is damaged, those before the damage."""
     for file in files:
         try:
-            yield from frames.read(file)
+            for frame in frames.read(file):
+                if file in unwritable:
+                    break
+                yield frame
         except SonoDistillError as error:
-            skipped.append(error)
+            skipped.setdefault(file, error)
+        except (OSError, UnicodeError) as error:
+            skipped.setdefault(file, UnreadableFileError(f"the file cannot be read ({error})", path=file))
         done()
+
+
+def _inputs(sources: Sequence[Path], out: Path) -> list[Path]:
+    """The files of the sources without the results of earlier runs."""
+    home, files = out.resolve(), []
+    for source in sources:
+        inside = source.resolve() in home.parents
+        for file in frames.find_files(source):
+            if home not in file.resolve().parents or not (inside or _IS_MASK.search(file.name)):
+                files.append(file)
+    if not files:
+        raise EmptyInputError("the sources hold nothing but earlier results", path=out, remedy="name other sources")
+    return files
+
+
+def _clear(out: Path) -> None:
+    """Remove what an earlier run's index lists, then the index."""
+    if out.exists() and not out.is_dir():
+        raise OutputError("this is a file, not a folder", path=out, remedy="name a folder with --out")
+    home, index = out.resolve(), out / INDEX
+    other = "name another folder with --out"
+    if (out / REPORT).exists():
+        raise OutputError("the folder holds a live session", path=out, remedy=other)
+    if not index.exists():
+        return
+    try:
+        with index.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            table = csv.reader(file)
+            columns = next(table, [])
+            if "latency_ms" in columns:
+                raise OutputError("the folder holds a live session", path=out, remedy=other)
+            if columns != _COLUMNS and columns[: len(_ORIGIN)] != _ORIGIN:
+                raise OutputError("this index was not written by predict", path=index, remedy=other)
+            if columns == _COLUMNS:
+                for row in table:
+                    _remove_mask(home, row[0] if row else "")
+    except csv.Error as error:
+        raise OutputError(f"this index cannot be read ({error})", path=index, remedy=other) from error
+    if columns == _ORIGIN:
+        (out / EMBEDDINGS).unlink(missing_ok=True)
+    index.unlink()
+
+
+def _remove_mask(home: Path, name: str) -> None:
+    """Remove a mask that lies below ``home``; what an index may say besides, links and "..", is left alone."""
+    path = home / name
+    if "\0" in name or not _IS_MASK.search(name) or home not in path.parents:
+        return
+    if path.parent.resolve() == path.parent and path.is_file() and not path.is_symlink():
+        path.unlink()
 
 
 def _segmenter(
@@ -92,7 +202,7 @@ def _segmenter(
             found.append([path.relative_to(out), *_origin(frame), pixels, area, label])
         return found
 
-    return ["file", "source", "frame", "time_ms", "area_pixels", "area_mm2", "label"], rows
+    return _COLUMNS, rows
 
 
 def _classifier(
@@ -103,7 +213,7 @@ def _classifier(
         return [[*_origin(prediction.frame), prediction.label, f"{prediction.probabilities.max():.6f}", *each]]
 
     each = [f"probability_{label}" for label in predictor.labels]
-    return ["source", "frame", "time_ms", "class", "probability", *each], rows
+    return [*_ORIGIN, "class", "probability", *each], rows
 
 
 def _encoder(_: Predictor, out: Path, __: Path, stack: ExitStack) -> tuple[Row, Callable[[Prediction], list[Row]]]:
@@ -123,7 +233,7 @@ def _encoder(_: Predictor, out: Path, __: Path, stack: ExitStack) -> tuple[Row, 
                 np.savez(file, embeddings=_mapped(vectors, width))
 
     stack.push(save)
-    return ["source", "frame", "time_ms"], rows
+    return _ORIGIN, rows
 
 
 _WRITERS = {"segmenter": _segmenter, "classifier": _classifier, "encoder": _encoder}

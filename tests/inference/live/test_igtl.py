@@ -78,6 +78,16 @@ def test_a_spacing_that_is_not_known_is_not_invented(matrix, note):
     assert frame.mm_per_pixel is None and note in frame.calibration.note
 
 
+def test_an_uncalibrated_image_that_is_turned_is_still_uncalibrated():
+    turn, sine, cosine = np.eye(4), np.sin(np.pi / 6), np.cos(np.pi / 6)
+    turn[:2, :2] = [[cosine, -sine], [sine, cosine]]
+    message = arrived(pyigtl.ImageMessage(np.zeros((1, 4, 5), np.uint8), turn))
+    sides = np.linalg.norm(message.ijk_to_world_matrix[:3, :2], axis=0)
+    assert (sides != 1).any() and sides == pytest.approx([1, 1])  # the wire has single precision
+    frame = to_frame(message, 0, None, "igtl://x")
+    assert frame.mm_per_pixel is None and "know no spacing" in frame.calibration.note
+
+
 def test_a_turned_image_keeps_its_spacing():
     turn = np.array([[0.6, -0.8, 0, 5], [0.8, 0.6, 0, 7], [0, 0, 1, 9], [0, 0, 0, 1]]) @ np.diag([0.1, 0.2, 1, 1])
     frame = to_frame(arrived(pyigtl.ImageMessage(np.zeros((1, 4, 5), np.uint8), turn)), 0, None, "igtl://x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import threading
 import time
 from itertools import islice
@@ -16,12 +17,13 @@ import pytest
 from pydicom import examples
 
 from sonodistill.frames import Calibration, Frame, Provenance
+from sonodistill.inference.files import OutputError
 from sonodistill.inference.live import writer as writer_module
 from sonodistill.inference.live.inbox import ClosedError, Inbox
 from sonodistill.inference.live.report import Latencies
 from sonodistill.inference.live.smoothing import Smoother
 from sonodistill.inference.live.source import SourceError, is_live, name_of, open_source
-from sonodistill.inference.live.writer import COLUMNS, MAX_MASKS, OutputError, Writer
+from sonodistill.inference.live.writer import COLUMNS, MAX_MASKS, Writer
 
 
 def test_the_latest_replaces_the_older_ones():
@@ -158,6 +160,42 @@ def test_a_slow_disk_costs_masks_which_are_counted_and_never_holds_up_the_model(
     assert MAX_MASKS <= len(written) <= MAX_MASKS + 1  # one was in work
     assert len(written) == 100 - writer.masks_not_written == len(list(tmp_path.glob("*.png")))
     assert len(rows) == 100 - writer.rows_not_written and 50 <= len(rows) <= 51
+
+
+def test_rows_that_wait_hold_no_frames(tmp_path, monkeypatch):
+    go = Event()
+    write = writer_module.write_mask
+    monkeypatch.setattr(writer_module, "write_mask", lambda *a: (go.wait(10), write(*a)))
+
+    def held():
+        return sum(type(thing) is Frame for thing in gc.get_objects())
+
+    before = held()
+    with Writer(tmp_path, "device:x", "x", ["lesion"]) as writer:
+        for n in range(60):
+            writer.put(frame_of(np.zeros((8, 8), np.uint8), n), np.ones((1, 8, 8), bool), 1.0)
+        during = held()
+        go.set()
+    assert during <= before
+    assert len(list(csv.DictReader((tmp_path / "index.csv").open()))) == 60
+
+
+def test_whatever_ends_the_writer_is_told(tmp_path):
+    mask = np.ones((1, 8, 8), bool)
+    failing = Writer(tmp_path, "device:x", "x", ["\ud800"])
+    deadline = time.monotonic() + 10
+    with pytest.raises(OutputError, match="cannot be written .UnicodeEncodeError.*ud800"), failing as writer:
+        while time.monotonic() < deadline:
+            writer.put(frame_of(np.zeros((8, 8), np.uint8), 0), mask, 1.0)
+            time.sleep(0.002)
+        pytest.fail("the session would have gone on")
+
+
+def test_a_source_whose_name_is_no_text_has_its_rows(tmp_path):
+    with Writer(tmp_path, "clip\udcff.dcm", "clip\udcff.dcm", ["lesion"]) as writer:
+        writer.put(frame_of(np.zeros((8, 8), np.uint8), 0), np.ones((1, 8, 8), bool), 1.0)
+    (row,) = csv.DictReader((tmp_path / "index.csv").open(encoding="utf-8", errors="surrogateescape"))
+    assert row["source"] == "clip\udcff.dcm" and (tmp_path / row["file"]).is_file()
 
 
 def test_a_folder_that_cannot_be_used_is_refused_by_name(tmp_path):

@@ -18,10 +18,11 @@ import pytest
 from pydicom import examples
 
 from sonodistill.frames import Frame
+from sonodistill.inference.files import OutputError
+from sonodistill.inference.live import igtl
 from sonodistill.inference.live.commands import LiveSettingError, predict_live
 from sonodistill.inference.live.smoothing import Smoother
 from sonodistill.inference.live.source import SourceError
-from sonodistill.inference.live.writer import OutputError
 from sonodistill.inference.predictor import Predictor
 
 TESTSRC = "device:lavfi:testsrc=size=160x120:rate=50,realtime"
@@ -95,7 +96,7 @@ def test_a_burst_before_a_slow_model_is_dropped_or_waits_but_is_never_piled_up(
     else:
         assert report["dropped"] == report["late"] == 0 and numbers == list(range(20))
         assert report["unfinished"] <= 6
-    assert 0 < slow.most <= 1 + 6 + 32  # in work, on the way, and waiting for the disk
+    assert 0 < slow.most <= 1 + 6  # in work and on the way; what waits for the disk holds none
 
 
 @pytest.mark.parametrize(("budget", "code"), [(60_000, 0), (5, 3)])
@@ -155,6 +156,25 @@ def test_masks_go_back_to_the_server_and_lie_on_their_image(serve, images, cine,
     assert np.array_equal(mask.image[0] > 0, cine[0].image > 127)
     assert np.allclose(mask.ijk_to_world_matrix, sent[0].ijk_to_world_matrix, atol=1e-4)
     assert mask.timestamp == pytest.approx(1000.0)
+
+
+@pytest.mark.parametrize("frames", [1, None])
+def test_a_reply_that_cannot_be_made_ends_the_session_by_name(
+    frames, serve, images, cine, threshold, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(igtl, "to_message", lambda *_: 1 / 0)
+    server = serve().feed(images(cine), 0.02)
+    with pytest.raises(SourceError, match="cannot be sent a reply .ZeroDivisionError"):
+        predict_live(threshold(), server.address, tmp_path, budget_ms=60_000, frames=frames, timeout=5, reply=True)
+    report, rows = results(tmp_path)
+    assert len(rows) >= 1 and "cannot be sent a reply" in report["ended"]
+
+
+def test_a_label_that_is_no_text_ends_the_session_by_name(threshold, tmp_path):
+    with pytest.raises(OutputError, match="cannot be written .UnicodeEncodeError"):
+        predict_live(threshold(labels=("\ud800",)), TESTSRC, tmp_path, budget_ms=60_000, seconds=20)
+    report = json.loads((tmp_path / "live.json").read_text())
+    assert "cannot be written" in report["ended"] and report["seconds"] < 15
 
 
 def test_a_server_that_falls_silent_ends_in_an_error_and_a_report(serve, images, cine, threshold, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import sonodistill
 from sonodistill.errors import HubUnreachableError, WeightsError
-from sonodistill.files import sha256
+from sonodistill.files import cache_folder, sha256
 from sonodistill.weights import WeightsInfo, load_weights, save_weights
 from sonodistill_training.distill.onnx_weights import dinov2_state_dict
 
@@ -41,19 +40,12 @@ _BY_HAND = (
 )
 
 
-def default_cache_dir() -> Path:
-    """$SONODISTILL_CACHE, or the user's cache folder of the platform."""
-    if chosen := os.environ.get("SONODISTILL_CACHE"):
-        return Path(chosen)
-    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
-        return Path(local) / "sonodistill"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sonodistill"
-
-
 def offline_teacher_path(cache_dir: str | Path | None = None) -> Path:
     """Where the offline teacher is, or will be."""
-    return (Path(cache_dir) if cache_dir else default_cache_dir()) / f"{OFFLINE_TEACHER}.safetensors"
+    folder = Path(cache_dir) if cache_dir else cache_folder()
+    if folder is None:
+        raise WeightsError("there is no home folder to keep it in", remedy="name one: SONODISTILL_CACHE=FOLDER")
+    return folder / f"{OFFLINE_TEACHER}.safetensors"
 
 
 def is_cached(path: Path) -> bool:

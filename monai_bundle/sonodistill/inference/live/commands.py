@@ -136,7 +136,7 @@ def _write(report: Any, path: Path) -> None:
     from dataclasses import asdict
 
     from sonodistill.files import write_text
-    from sonodistill.inference.live.writer import OutputError
+    from sonodistill.inference.files import OutputError
 
     try:
         write_text(path, json.dumps(asdict(report), indent=2) + "\n")

@@ -17,6 +17,7 @@ from sonodistill.frames.gray import full_range_16, luma
 from sonodistill.inference.live.source import SourceError
 
 _MAX_DEVICE_NAME = 20
+_SAME = 1e-3
 
 
 def to_frame(message: Any, index: int, time_ms: float | None, address: str) -> Frame:
@@ -86,7 +87,8 @@ def _slice(image: NDArray, address: str) -> tuple[NDArray, tuple[int, int]]:
 def _calibration(matrix: NDArray, row: int, column: int) -> Calibration:
     """Millimetres per pixel from the columns of the image-to-world matrix, whose lengths are the voxel's sides."""
     spacing = (math.hypot(*matrix[:3, row]), math.hypot(*matrix[:3, column]))
-    if spacing == (1.0, 1.0):
+    # Turned by single precision, a side of 1 mm comes as 0.99999999.
+    if all(math.isclose(side, 1, rel_tol=_SAME) for side in spacing):
         return Calibration(None, note="the message's matrix states 1 mm, as senders do that know no spacing")
     low, high = PLAUSIBLE_MM
     if not all(math.isfinite(side) and low <= side <= high for side in spacing):

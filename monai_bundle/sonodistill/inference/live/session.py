@@ -75,6 +75,7 @@ class Session:
         self._replies: Inbox[tuple[Frame, bytes]] = Inbox("latest")
         self._latencies = Latencies(budget_ms)
         self._given_up = 0
+        self._reply_error: Exception | None = None
         self._stop = Event()
         self._began = self._ended = time.monotonic()
 
@@ -85,7 +86,8 @@ class Session:
             stop: ends the session; its report is complete then.
             progress: told the counts after each result.
 
-        Errors: SourceError, what the predictor raises, OutputError. ``report`` is right also after an error.
+        Errors: SourceError, also when replying fails, what the predictor raises, OutputError. ``report`` is right also
+            after an error.
         """
         threads = [Thread(target=self._receive, name="live-receiver", daemon=True)]
         if self._send is not None:
@@ -94,7 +96,7 @@ class Session:
         for thread in threads:
             thread.start()
         try:
-            return self._predict(stop, progress)
+            ended = self._predict(stop, progress)
         finally:
             self._ended = time.monotonic()
             self._stop.set()
@@ -103,6 +105,12 @@ class Session:
             # A device that hangs inside its driver is left to the end of the process.
             for thread in threads:
                 thread.join(_JOIN_S)
+        if self._reply_error is not None:
+            raise SourceError(
+                f"{self._address:.100} cannot be sent a reply ({self._reply_error!r:.200})",
+                remedy="leave --reply out, and report this",
+            ) from self._reply_error
+        return ended
 
     def report(self, ended: str) -> LiveReport:
         """The session in numbers."""
@@ -150,11 +158,13 @@ class Session:
                     send(*arrival.item)
         except ClosedError:
             return
+        except Exception as error:  # noqa: BLE001 - ends the session
+            self._reply_error = error
 
     def _predict(self, stop: Event, progress: Callable[[str], None]) -> str:
         limits = self._limits
         last, seen = time.monotonic(), 0
-        while not stop.is_set():
+        while not stop.is_set() and self._reply_error is None:
             now = time.monotonic()
             if limits.seconds is not None and now - self._began >= limits.seconds:
                 return "seconds"

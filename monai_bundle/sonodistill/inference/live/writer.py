@@ -12,25 +12,20 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from sonodistill.errors import SonoDistillError
 from sonodistill.frames import Frame
-from sonodistill.inference.files import INDEX, MASK, mask_endings
+from sonodistill.inference.files import INDEX, MASK, OutputError, mask_endings
 from sonodistill.transforms.masks import mask_path, write_mask
 
 COLUMNS = ("file", "source", "frame", "time_ms", "latency_ms", "area_pixels", "area_mm2", "label")
-MAXMASKS = 32
+MAX_MASKS = 32
 MAX_ROWS = 10_000
-
-
-class OutputError(SonoDistillError):
-    """The folder for a session's results cannot be used."""
 
 
 class Writer:
     """Writes each result's masks, then its rows, one a label, in a thread of its own.
 
     A row is flushed when it is written, and its mask is whole by then: a process that is killed leaves every row with
-    its mask. When the disk is slower than the model, a result beyond ``MAXMASKS`` that wait keeps its rows, with no
+    its mask. When the disk is slower than the model, a result beyond ``MAX_MASKS`` that wait keeps its rows, with no
     file in them, and loses its masks; beyond ``MAX_ROWS`` it loses both. Both are counted, in results.
 
     Args:
@@ -39,7 +34,7 @@ class Writer:
         name: what the mask files are called after.
         labels: of the masks' channels.
 
-    Errors: OutputError when the folder holds an index.csv, and from ``put`` and ``close`` when it cannot be written to.
+    Errors: OutputError when the folder holds an index.csv, and from ``put`` and on leaving when the thread has failed.
     """
 
     def __init__(self, out: Path, source: str, name: str, labels: Sequence[str]) -> None:
@@ -52,11 +47,11 @@ class Writer:
         self.out, self._source, self._name = out, source, name
         self._labels, self._ends = labels, mask_endings(labels)
         self.masks_not_written = self.rows_not_written = 0
-        self._waiting: deque[tuple[list[list[object]], Frame, NDArray[np.bool_] | None]] = deque()
+        self._waiting: deque[tuple[list[list[object]], int, NDArray[np.bool_] | None]] = deque()
         self._masks = 0
         self._changed = Condition()
         self._closed = False
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         self._thread = Thread(target=self._run, name="live-writer", daemon=True)
 
     def __enter__(self) -> Writer:
@@ -85,37 +80,34 @@ class Writer:
                 self.masks_not_written += 1
                 self.rows_not_written += 1
                 return
-            kept = self._masks < MAXMASKS
+            kept = self._masks < MAX_MASKS
             self._masks += kept
             self.masks_not_written += not kept
-            self._waiting.append((rows, frame, masks if kept else None))
+            self._waiting.append((rows, frame.index, masks if kept else None))
             self._changed.notify_all()
 
     def _raise(self) -> None:
         if self._error is not None:
-            said = self._error.strerror or type(self._error).__name__
-            raise OutputError(
-                f"the results cannot be written ({said})", path=self.out, remedy="free space, or name another folder"
-            ) from self._error
+            raise OutputError.of(self._error, self.out) from self._error
 
     def _run(self) -> None:
         try:
             self._write()
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that predicts
             self._error = error
 
     def _write(self) -> None:
         if not self._wait():
             return
         self.out.mkdir(parents=True, exist_ok=True)
-        with (self.out / INDEX).open("x", newline="", encoding="utf-8") as table:
+        with (self.out / INDEX).open("x", newline="", encoding="utf-8", errors="surrogateescape") as table:
             lines = csv.writer(table)
             lines.writerow(COLUMNS)
             while self._wait():
                 with self._changed:
-                    rows, frame, masks = self._waiting.popleft()
+                    rows, number, masks = self._waiting.popleft()
                     self._masks -= masks is not None
-                plain = mask_path(self.out, self._name, frame.index, Path())
+                plain = mask_path(self.out, self._name, number, Path())
                 for channel, (row, end) in enumerate(zip(rows, self._ends, strict=True)):
                     path = plain.with_name(plain.name.removesuffix(MASK) + end)
                     if masks is not None:

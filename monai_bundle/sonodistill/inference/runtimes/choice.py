@@ -8,7 +8,6 @@ import logging
 import os
 import platform
 import statistics
-import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from sonodistill.errors import SonoDistillError
-from sonodistill.files import sha256, write_text
+from sonodistill.files import cache_folder, sha256, write_text
 from sonodistill.inference.runtimes import RUNTIMES, installed, open_with
 from sonodistill.inference.runtimes.base import Runtime, RuntimeMissingError
 
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "SONODISTILL_CACHE"
 _RUNS, _SECONDS = 7, 2.0
 _MAX_BYTES = 1 << 16
 
@@ -54,26 +52,6 @@ def open_fastest(path: Path, able: list[str], options: dict[str, Any]) -> Runtim
     if note:
         _remember(note, {"question": question, "runtime": fastest.name, "median_ms": medians})
     return fastest
-
-
-def cache_folder() -> Path | None:
-    """Where what can be made anew is kept: $SONODISTILL_CACHE, or the platform's folder; None without a home."""
-    if given := os.environ.get(CACHE_VARIABLE):
-        return Path(given)
-    try:
-        return _platform_folder() / "sonodistill"
-    except RuntimeError:  # no home
-        return None
-
-
-def _platform_folder() -> Path:
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base)
 
 
 def _race(path: Path, names: list[str], options: dict[str, Any]) -> tuple[Runtime, dict[str, float]]:
