@@ -130,5 +130,75 @@ def finetune(
     show(bench_finetune(name, Path(folder) if folder else None, setup), as_json)
 
 
+@app.command()
+def deploy(
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder for deploy.json, deploy.md and the plot (PNG, SVG)."),
+    ] = None,
+    network: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="ENCODER or ENCODER+HEAD, in the place of the default ones: any timm encoder, or teacher."),
+    ] = None,
+    runtime: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Row of the table (eager, onnxruntime, openvino-int8 ...); all of them when not given."),
+    ] = None,
+    input_size: Annotated[int, typer.Option(min=32, help="Pixels; a multiple of 32.")] = 224,
+    threads: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option(min=1, help="Of the processor; 1 and 2 when not given."),
+    ] = None,
+    batches: Annotated[str, typer.Option(help="Images at once, for throughput.")] = "1,8,32",
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each worker.")] = 3,
+    device: Annotated[str, typer.Option(help="cpu or cuda; on cuda only torch computes.")] = "cpu",
+    frames: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(exists=True, help="Ultrasound files, folders or a corpus that int8 is calibrated with."),
+    ] = None,
+    trained: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="NAME=FILE of a trained segmenter (.safetensors), measured too."),
+    ] = None,
+    labelled: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="NAME=FOLDER of a labelled set, on whose test split the trained ones are judged."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what takes long: see `left out` in the table.")
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A look: a ResNet-18 U-Net at 64 pixels, few calls.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Operations, latency, throughput, memory and Dice of teacher and students in every runtime, as in Table 5.
+
+    Each runtime computes in a process of its own and is loaded from the file that `sonodistill export` would write.
+
+    Example: sonodistill bench deploy --out deploy --trained r50=model.safetensors --labelled busi=/data/BUSI
+    """
+    from sonodistill_training.bench.deploy.options import setup_of
+    from sonodistill_training.bench.deploy.run import bench_deploy
+    from sonodistill_training.bench.deploy.write import show_deploy, write_deploy
+
+    setup = setup_of(
+        networks=network,
+        runtimes=runtime,
+        input_size=input_size,
+        threads=threads,
+        batches=batches,
+        rounds=rounds,
+        device=device,
+        frames=frames,
+        trained=trained,
+        labelled=labelled,
+        everything=everything,
+        quick=quick,
+    )
+    result = bench_deploy(setup)
+    if out is not None:
+        write_deploy(result, out)
+    show_deploy(result, as_json)
+
+
 if __name__ == "__main__":
     app()

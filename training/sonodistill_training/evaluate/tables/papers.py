@@ -57,7 +57,7 @@ _TABLE_8 = {
     "USFM ViT-B/16": ("ultrasound", "ViT-B/16"),
     US: ("distilled on ultrasound", "ResNet-50"),
 }
-_TABLE_5 = {
+TABLE_5 = {
     "encoder_parameters_millions": "Parameters of the encoder (10^6)",
     "parameters_millions": "Parameters with the head (10^6)",
     "gflops": 'Multiply-accumulates at 256 px (10^9), printed as "GFLOPs"',
@@ -237,7 +237,7 @@ def _table_8(table: str, cells: Sequence[PaperCell], chosen: _Chosen) -> Table:
 
 def _table_5(table: str, cells: Sequence[PaperCell], chosen: _Chosen) -> Table:
     rows = [
-        Row(title, tuple(_quantity(table, row, metric) for row in (TEACHER, US))) for metric, title in _TABLE_5.items()
+        Row(title, tuple(_quantity(table, row, metric) for row in (TEACHER, US))) for metric, title in TABLE_5.items()
     ]
     counted = [cost_of(row) for row in (TEACHER, US)]
     macs = [cost.gmacs[SIZES[0]] if cost else None for cost in counted]
@@ -284,7 +284,7 @@ def _caption(first: PaperCell, chosen: _Chosen) -> str:
         settings.setdefault((runs.cell.data_sha256, runs.cell.recipe), []).append(runs)
     ours = " ".join(f"Ours: {describe(runs)}." for runs in settings.values()) or f"Ours: {_MISSING}."
     if first.table == "5":
-        ours = f"Parameters and convolutions are counted here, speed and memory {_UNMEASURED}. {ours}"
+        ours = f"Parameters and operations are counted here, speed and memory by `sonodistill bench deploy`. {ours}"
     images = TEST_IMAGES.get((first.task, first.data)) if first.table not in ("5", "headline") else None
     theirs = "Published: a single run without an interval" + (f", {images} test images" if images else "")
     theirs += " (by its accuracies)" if images == BUSI_TEST_IMAGES else ""

@@ -1,0 +1,1 @@
+"""What a network costs where it is used: operations, latency, throughput, memory, energy and Dice, by runtime."""
