@@ -134,6 +134,8 @@ def test_dice_of_the_truth_is_high_and_of_its_inverse_low(labelled_folder: Path)
     assert right.mean() > 0.9 > 0.1 > wrong.mean()
     found = judge(labelled, wrong, right)
     assert found["dice_cost_points"] == pytest.approx(100 * (right.mean() - wrong.mean()))
+    lesion = np.array([labelled.data.truth(row).any() for row in labelled.test.tolist()])
+    assert found["dice_cost_points_lesions"] == pytest.approx(100 * (right - wrong)[lesion].mean())
     assert found["dice_cost_interval"][0] > 50
 
 

@@ -124,7 +124,7 @@ def test_the_stem_inside_takes_one_channel(exported: dict) -> None:
 def test_monai_loads_the_torchscript_with_its_metadata(exported: dict, source: Source) -> None:
     network, metadata, extra = load_net_with_metadata(str(exported["torchscript"].path), more_extra_files=(FILE,))
     output = metadata["network_data_format"]["outputs"]["pred"]
-    assert output["channel_def"] == {"0": 'bright <tissue> & "more" é'}
+    assert output["channel_def"] == {"0": "background", "1": 'bright <tissue> & "more" é'}
     assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [64, 64]
     assert from_text(extra[FILE].decode()).target == "torchscript"
     with torch.no_grad():

@@ -86,7 +86,8 @@ def judge(labelled: Labelled, dice: NDArray[np.float64], eager: NDArray[np.float
 
     Returns:
         ``dice``, ``dice_interval``, ``dice_lesions``, ``images``, and with ``eager`` also ``dice_cost_points`` with
-        ``dice_cost_interval``: how much lower than eager, paired by image, groups resampled.
+        ``dice_cost_interval``: how much lower than eager, paired by image, groups resampled; and
+        ``dice_cost_points_lesions``, of the images with a lesion alone.
     """
     groups = [labelled.data.groups[row] for row in labelled.test.tolist()]
     lesion = np.array([labelled.data.truth(row).any() for row in labelled.test.tolist()])
@@ -101,6 +102,8 @@ def judge(labelled: Labelled, dice: NDArray[np.float64], eager: NDArray[np.float
         lost = paired(eager, dice, groups)
         found["dice_cost_points"] = None if lost.difference is None else _POINTS * lost.difference
         found["dice_cost_interval"] = [None if end is None else _POINTS * end for end in (lost.low, lost.high)]
+        # Where there is no lesion one speck turns a Dice of 1 into 0, and hides what happens to the outlines.
+        found["dice_cost_points_lesions"] = float(_POINTS * (eager - dice)[lesion].mean()) if lesion.any() else None
     return found
 
 
