@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Tests run in a process a core: more threads than that wait for each other. Set before torch is imported.
+# Tests are small, and several processes may run them: threads would wait for each other. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
