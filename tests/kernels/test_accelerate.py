@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -159,3 +162,15 @@ def test_fast_layers_are_refused_where_they_are_not_fast():
         prepare_student(Encoder("resnet18"), CPU, bf16=False, kind="fast")
     with pytest.raises(BundleConfigError, match="unknown student engine tpu"):
         prepare_student(Encoder("resnet18"), CPU, bf16=True, kind="tpu")
+
+
+def test_the_number_of_threads_stays_what_it_was():
+    # In a process of its own: numba starts its threads once, and does so for every core.
+    program = (
+        "import torch; from sonodistill.networks.encoder import Encoder;"
+        "from sonodistill_training.kernels.accelerate import accelerate;"
+        "accelerate(Encoder('resnet18')); print(torch.get_num_threads())"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]

@@ -22,7 +22,10 @@ def accelerate(encoder: Encoder, first_map: bool = False) -> None:
         first_map: whether the map of the finest resolution is used in training; a ResNet can do without it.
     """
     numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # like torch; TBB warns at every fork
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    # Starting its threads, numba sets OpenMP's number for the whole process, and with it torch's.
+    torch.set_num_threads(threads)
     _accelerate_stem(encoder, first_map)
     for module in list(encoder.model.modules()):
         if isinstance(module, BasicBlock):
