@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import numpy as np
@@ -294,3 +295,21 @@ def test_a_checkpoint_without_a_size_takes_the_one_that_is_said(models, tmp_path
     assert open_runtime(path, size=(96, 64)).input_size == (96, 64)
     with pytest.raises(WeightsError, match="multiples of 32"):
         open_runtime(path, size=(50, 50))
+
+
+def test_a_signal_does_no_harm_when_openvino_models_have_come_and_gone(models):
+    """OpenVINO moves the signal stack on processors with AMX; Python's handlers run on it once faulthandler is on."""
+    program = f"""
+import faulthandler, os, signal
+from sonodistill.inference.runtimes import open_runtime
+faulthandler.enable()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+for _ in range(2):
+    one, other = (open_runtime({str(models / "model.xml")!r}, "openvino") for _ in range(2))
+    del one
+    os.kill(os.getpid(), signal.SIGUSR1)
+    del other
+    os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["handled"] * 4), done.stderr

@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from sonodistill.errors import BundleConfigError
 from sonodistill.networks.encoder import Encoder
-from sonodistill.telemetry import no_telemetry
 from sonodistill_training.distill.teacher import Teacher
 
 logger = logging.getLogger(__name__)
@@ -115,8 +114,7 @@ class OpenVinoEngine:
     """The teacher in OpenVINO, one stream a core, a few images at a time."""
 
     def __init__(self, teacher: Teacher, bf16: bool, input_size: int) -> None:
-        with no_telemetry():
-            import openvino
+        from sonodistill.inference.runtimes.openvino_core import core, openvino
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer's, about sizes that are constants here
@@ -132,7 +130,7 @@ class OpenVinoEngine:
             "NUM_STREAMS": threads,
             "INFERENCE_NUM_THREADS": threads,
         }
-        compiled = openvino.Core().compile_model(model, "CPU", options)
+        compiled = core().compile_model(model, "CPU", options)
         self._queue = openvino.AsyncInferQueue(compiled, 2 * threads)
         self._queue.set_callback(_store)
         self._dtype = torch.bfloat16 if bf16 else torch.float32

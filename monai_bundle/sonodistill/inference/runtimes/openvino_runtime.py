@@ -11,11 +11,8 @@ from sonodistill.errors import WeightsError
 from sonodistill.inference.exported import KEY
 from sonodistill.inference.runtimes.base import Array, filled, require_images
 from sonodistill.inference.runtimes.checks import computed, input_size, read_info, require_cpu, require_one_gray_image
-from sonodistill.telemetry import no_telemetry
+from sonodistill.inference.runtimes.openvino_core import core, openvino
 from sonodistill.transforms.geometry import Size
-
-with no_telemetry():
-    import openvino
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
@@ -32,8 +29,7 @@ class OpenVino:
     name = "openvino"
 
     def __init__(self, path: Path, precision: str, threads: int, size: Size | None, batch: int | None) -> None:
-        self._core = openvino.Core()
-        self._model = self._core.read_model(path)
+        self._model = core().read_model(path)
         self.info = read_info(path, _text(self._model))
         inputs = [
             ("float32" if one.get_element_type() == openvino.Type.f32 else str(one.get_element_type()), _sides(one))
@@ -67,7 +63,7 @@ class OpenVino:
         if batch not in self._compiled:
             model = self._model.clone()
             model.reshape([batch, 1, *self.input_size])
-            request = self._core.compile_model(model, "CPU", self._options).create_infer_request()
+            request = core().compile_model(model, "CPU", self._options).create_infer_request()
             while len(self._compiled) >= _MAX_COMPILED:
                 self._compiled.popitem(last=False)
             self._compiled[batch] = request

@@ -21,8 +21,7 @@ from sonodistill_training.export.targets.capture import unsupported
 from sonodistill_training.export.targets.quiet import quiet
 
 try:
-    with no_telemetry():
-        import openvino
+    from sonodistill.inference.runtimes.openvino_core import core, openvino
 except ModuleNotFoundError as missing:
     raise ToolchainMissingError("openvino", "openvino") from missing
 
@@ -48,14 +47,14 @@ def write(
 def stamp(path: Path, info: ExportInfo) -> None:
     """Let the file say ``info`` of itself."""
     weights = path.with_suffix(".bin")
-    model = openvino.Core().read_model(path.read_bytes(), weights.read_bytes())  # not mapped: both are written anew
+    model = core().read_model(path.read_bytes(), weights.read_bytes())  # not mapped: both are written anew
     model.set_rt_info(to_text(info), [KEY])
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
 def _convert(model: bytes, info: ExportInfo) -> openvino.Model:
     try:
-        return openvino.Core().read_model(model)
+        return core().read_model(model)
     except RuntimeError as error:
         raise unsupported(info.target, error) from error
 
