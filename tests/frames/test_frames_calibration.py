@@ -110,3 +110,41 @@ def test_doppler_only_file_is_read_without_scale(factory, tmp_path):
     path = factory.save(factory.ultrasound(IMAGE, SequenceOfUltrasoundRegions=[item]), tmp_path / "doppler.dcm")
     frame = next(read(path))
     assert frame.mm_per_pixel is None and "spectral" in frame.calibration.note
+
+
+@pytest.mark.parametrize(("kind", "name"), [(2, "M-mode"), (3, "spectral"), (4, "waveform")])
+def test_a_box_that_meets_a_strip_drawn_over_the_image_has_no_scale(factory, kind, name):
+    strip = factory.region(0, 80, 199, 99, RegionSpatialFormat=kind, RegionDataType=10)
+    ds = factory.ultrasound(IMAGE, SequenceOfUltrasoundRegions=[factory.region(0, 0, 199, 99), strip])
+    assert calibration_of(ds).mm_per_pixel == pytest.approx((0.5, 0.5))
+    assert calibration_at(ds, 10, 10, 80, 100).mm_per_pixel == pytest.approx((0.5, 0.5))
+    met = calibration_at(ds, 10, 10, 81, 100)
+    assert met.mm_per_pixel is None and f"region 2, which is {name}" in met.note
+
+
+def test_a_gray_bar_in_the_image_leaves_its_scale(factory):
+    bar = factory.region(32, 40, 63, 99, RegionSpatialFormat=0, RegionDataType=13)
+    ds = factory.ultrasound(IMAGE, SequenceOfUltrasoundRegions=[factory.region(0, 0, 199, 99), bar])
+    assert calibration_at(ds, 10, 10, 81, 100).mm_per_pixel == pytest.approx((0.5, 0.5))
+
+
+@pytest.mark.parametrize("kind", [0, 3, 5])
+def test_a_stale_region_of_any_kind_makes_the_others_doubtful(factory, kind):
+    other = factory.region(0, 0, 199, 150, RegionSpatialFormat=kind, RegionDataType=3)
+    ds = factory.ultrasound(IMAGE, SequenceOfUltrasoundRegions=[factory.region(0, 0, 199, 99), other])
+    for calibration in (calibration_of(ds), calibration_at(ds, 10, 10, 20, 20)):
+        assert calibration.mm_per_pixel is None and "region 2 is stale" in calibration.note
+
+
+def test_two_planes_of_one_scale_have_it_but_a_box_across_both_has_none(factory):
+    planes = [factory.region(0, 0, 99, 99), factory.region(100, 0, 199, 99)]
+    ds = factory.ultrasound(IMAGE, SequenceOfUltrasoundRegions=planes)
+    assert calibration_of(ds).mm_per_pixel == pytest.approx((0.5, 0.5))
+    assert "contains the whole box" in calibration_at(ds, 10, 90, 50, 120).note
+
+
+@pytest.mark.parametrize("bound", ["RegionLocationMinX0", "RegionLocationMaxY1"])
+def test_a_calibrated_region_without_its_bounds_is_refused(factory, bound):
+    item = factory.region(0, 0, 199, 99)
+    delattr(item, bound)
+    assert "valid bounds" in calibration_of(factory.ultrasound(IMAGE, SequenceOfUltrasoundRegions=[item])).note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from dicom_factory import jpeg
 from pydicom import uid
+from pydicom.encaps import generate_frames
 
 from sonodistill.errors import UnreadableFileError, UnsupportedFormatError
 from sonodistill.frames import read
@@ -81,6 +83,9 @@ def _transfer_syntax(value: str):
         (_changed(BitsAllocated=32, BitsStored=32), UnsupportedFormatError, "32 bits"),
         (_changed(PhotometricInterpretation="CMYK"), UnsupportedFormatError, "CMYK"),
         (_changed(PhotometricInterpretation="PALETTE COLOR"), UnreadableFileError, "lookup table"),
+        (_changed(NumberOfFrames=3), UnreadableFileError, "states 3 frames, the file holds 4"),
+        (lambda ds: ds.__delattr__("NumberOfFrames"), UnreadableFileError, "states 1 frames, the file holds 4"),
+        (_changed(BitsStored=6, HighBit=7), UnsupportedFormatError, "lowest bits"),
         (_changed(SOPClassUID="1.2.840.10008.5.1.4.1.1.6.2"), UnsupportedFormatError, "Enhanced US Volume"),
         (
             _changed(SOPClassUID="1.2.840.113543.6.6.1.3.10002"),
@@ -121,6 +126,60 @@ def test_fewer_fragments_than_frames_are_refused(factory, tmp_path, speckle):
     ds = factory.encapsulated(factory.ultrasound(speckle), uid.JPEGBaseline8Bit, [jpeg(f) for f in speckle[:3]])
     with pytest.raises(UnreadableFileError, match="promises 4 frames, the file holds 3 fragments"):
         next(read(factory.save(ds, tmp_path / "f.dcm")))
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGBaseline8Bit, uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.RLELossless])
+@pytest.mark.parametrize("stated", [1, 3])
+def test_more_pictures_than_frames_are_refused(factory, tmp_path, speckle, syntax, stated):
+    speckle = np.tile(speckle, (1, 2, 2))  # JPEG 2000 needs 32 x 32
+    if syntax == uid.JPEGBaseline8Bit:
+        encoded = [jpeg(frame) for frame in speckle]
+    else:
+        ds = factory.ultrasound(speckle)
+        plugin = {uid.JPEGLSLossless: "pyjpegls", uid.RLELossless: "pydicom"}.get(syntax, "pylibjpeg")
+        ds.compress(syntax, encoding_plugin=plugin)
+        encoded = list(generate_frames(ds.PixelData, number_of_frames=4))
+    ds = factory.encapsulated(factory.ultrasound(speckle), syntax, encoded, offset_table=False)
+    assert sum(1 for _ in read(factory.save(ds, tmp_path / "all.dcm"))) == 4
+    ds.NumberOfFrames = stated
+    with pytest.raises(UnreadableFileError, match=f"states {stated} frames, the file holds 4"):
+        next(read(factory.save(ds, tmp_path / "fewer.dcm")))
+
+
+def test_bytes_beyond_the_last_frame_that_make_no_frame_are_padding(factory, tmp_path, speckle):
+    ds = factory.ultrasound(speckle)
+    ds.PixelData += bytes(100)
+    np.testing.assert_array_equal(images(factory.save(ds, tmp_path / "p.dcm")), speckle)
+
+
+def test_a_video_of_more_frames_than_stated_is_refused_after_those(factory, tmp_path):
+    av = pytest.importorskip("av")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mpegts") as output:
+        stream = output.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for shades in np.random.default_rng(0).integers(0, 256, (5, 48, 64), np.uint8):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(shades, format="gray")))
+        output.mux(stream.encode())
+    data = buffer.getvalue() + b"\0" * (len(buffer.getvalue()) % 2)
+    ds = factory.ultrasound(np.zeros((4, 48, 64, 3), np.uint8), photometric="YBR_PARTIAL_420")
+    ds = factory.encapsulated(ds, "1.2.840.10008.1.2.4.100", [data], offset_table=False)
+    path = factory.save(ds, tmp_path / "v.dcm")
+    frames = read(path)
+    assert [next(frames).index for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(UnreadableFileError, match="states 4 frames, the file holds more"):
+        next(frames)
+    assert [frame.index for frame in read(path, only=[1, 3])] == [1, 3]
+    ds.NumberOfFrames = 6
+    with pytest.raises(UnreadableFileError, match="frame 6 of 6 is missing"):
+        list(read(factory.save(ds, path)))
+
+
+def test_native_ybr_full_422_of_an_odd_width_is_refused(factory, tmp_path):
+    ds = factory.ultrasound(np.zeros((1, 24, 31, 3), np.uint8), photometric="YBR_FULL_422")
+    ds.PixelData = bytes(24 * 32 * 2)
+    with pytest.raises(UnsupportedFormatError, match="even number of columns"):
+        next(read(factory.save(ds, tmp_path / "odd.dcm")))
 
 
 def test_an_offset_table_that_denies_the_header_is_refused(factory, tmp_path, speckle):

@@ -17,9 +17,12 @@ _FORMAT_2D = 1
 _IMAGE_DATA_TYPES = (1, 2)
 _UNITS_CM = 3
 _MM_PER_CM = 10.0
+# M-mode, spectral and waveform: what is drawn in one of them is no tissue, whatever lies beneath.
+_STRIPS = {2: "M-mode", 3: "spectral", 4: "waveform"}
 # No transducer images with pixels smaller than 5 micrometres or larger than 2 mm.
 PLAUSIBLE_MM = (0.005, 2.0)
 _AGREEMENT = 0.001
+_ENDS = ("MinY0", "MinX0", "MaxY1", "MaxX1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,15 @@ class _Region:
         return self.row0 <= row0 and self.col0 <= col0 and row1 <= self.row1 and col1 <= self.col1
 
 
+@dataclass(frozen=True, slots=True)
+class _Regions:
+    """What the sequence holds: calibrated 2D regions, why the other ones are not, and which of those are strips."""
+
+    calibrated: list[_Region]
+    skipped: list[str]
+    strips: list[tuple[str, tuple[int, int, int, int]]]
+
+
 class _RefusedError(Exception):
     """A calibrated region contradicts the image, so that nothing in the sequence can be trusted."""
 
@@ -46,15 +58,17 @@ def calibration_of(ds: Dataset) -> Calibration:
     """The one scale that holds for the whole image (PS3.3 C.8.5.5), or None with the reason.
 
     Used are 2D regions of tissue or colour flow in centimetres; several must agree within 0.1 %. A region that ends
-    at Columns or Rows (one past the last pixel, a vendor habit) is tolerated with a note; one further out shows that
-    the image was cropped or resized after it was calibrated, and refuses the file. Pixel Spacing is never used.
+    at Columns or Rows (one past the last pixel, a vendor habit) is tolerated with a note; one further out, of whatever
+    kind, shows that the image was cropped or resized after it was calibrated, and refuses the file. Pixel Spacing is
+    never used.
     """
     try:
-        regions, skipped = _regions(ds)
+        found = _regions(ds)
     except _RefusedError as refusal:
         return Calibration(None, note=str(refusal))
+    regions = found.calibrated
     if not regions:
-        return Calibration(None, note=_why_none(ds, skipped))
+        return Calibration(None, note=_why_none(ds, found.skipped))
     first = regions[0]
     if any(not _agree(first, other) for other in regions[1:]):
         sizes = ", ".join(f"region {r.number}: {_text(r.mm_per_pixel)}" for r in regions)
@@ -64,14 +78,20 @@ def calibration_of(ds: Dataset) -> Calibration:
 
 
 def calibration_at(ds: Dataset, row0: float, col0: float, row1: float, col1: float) -> Calibration:
-    """The scale of the calibrated 2D region that wholly contains a box (pixels, half-open), or None with the reason."""
+    """The scale of the calibrated 2D region that wholly contains a box (pixels, half-open), or None with the reason.
+
+    A box that meets an M-mode, spectral or waveform region has no scale: those are drawn over the image.
+    """
     try:
-        regions, skipped = _regions(ds)
+        regions = _regions(ds)
     except _RefusedError as refusal:
         return Calibration(None, note=str(refusal))
-    if not regions:
-        return Calibration(None, note=_why_none(ds, skipped))
-    holding = [region for region in regions if region.holds(row0, col0, row1, col1)]
+    if not regions.calibrated:
+        return Calibration(None, note=_why_none(ds, regions.skipped))
+    for name, (top, left, bottom, right) in regions.strips:
+        if top < row1 and row0 < bottom and left < col1 and col0 < right:
+            return Calibration(None, note=f"the box meets {name}")
+    holding = [region for region in regions.calibrated if region.holds(row0, col0, row1, col1)]
     if not holding:
         box = f"rows {row0:g} to {row1:g}, columns {col0:g} to {col1:g}"
         return Calibration(None, note=f"no calibrated 2D region contains the whole box ({box})")
@@ -80,18 +100,44 @@ def calibration_at(ds: Dataset, row0: float, col0: float, row1: float, col1: flo
     return Calibration(holding[0].mm_per_pixel, SOURCE, holding[0].note)
 
 
-def _regions(ds: Dataset) -> tuple[list[_Region], list[str]]:
-    """The calibrated 2D regions, and why the other ones are not."""
-    regions, skipped = [], []
+def _regions(ds: Dataset) -> _Regions:
+    found = _Regions([], [], [])
+    rows, columns = int(ds.Rows), int(ds.Columns)
     items = ds.get(SOURCE)
     # A damaged header can give the attribute another type.
     for number, item in enumerate(items if isinstance(items, Sequence) else [], start=1):
         reason = _why_not_used(item)
         if reason is None:
-            regions.append(_calibrated(item, number, int(ds.Rows), int(ds.Columns)))
-        else:
-            skipped.append(f"region {number} {reason}")
-    return regions, skipped
+            found.calibrated.append(_calibrated(item, number, rows, columns))
+            continue
+        found.skipped.append(f"region {number} {reason}")
+        bounds = _bounds(item)
+        if bounds is None:
+            continue
+        top, left, bottom, right = bounds
+        if left < 0 or top < 0 or right > columns or bottom > rows:
+            raise _stale(number, bounds, rows, columns)
+        if (kind := item.get("RegionSpatialFormat")) in _STRIPS:
+            box = int(top), int(left), int(bottom) + 1, int(right) + 1
+            found.strips.append((f"region {number}, which is {_STRIPS[kind]}", box))
+    return found
+
+
+def _bounds(item: Dataset) -> tuple[float, float, float, float] | None:
+    """(first row, first column, last row, last column) as stated, or None where one of them is missing or no number."""
+    try:
+        top, left, bottom, right = (float(item.get(f"RegionLocation{end}")) for end in _ENDS)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (top, left, bottom, right) if all(map(math.isfinite, (top, left, bottom, right))) else None
+
+
+def _stale(number: int, bounds: tuple[float, float, float, float], rows: int, columns: int) -> _RefusedError:
+    top, left, bottom, right = bounds
+    return _RefusedError(
+        f"region {number} is stale: it spans columns {left:g} to {right:g} and rows {top:g} to {bottom:g} of an image "
+        f"of {columns} columns and {rows} rows, which was cropped or resized after its calibration"
+    )
 
 
 def _why_not_used(item: Dataset) -> str | None:
@@ -118,14 +164,12 @@ def _calibrated(item: Dataset, number: int, rows: int, columns: int) -> _Region:
     low, high = PLAUSIBLE_MM
     if not all(math.isfinite(mm) and low <= mm <= high for mm in spacing):
         raise _RefusedError(f"region {number} states an impossible pixel size ({_text(spacing)} mm)")
-    x0, y0 = value("RegionLocationMinX0"), value("RegionLocationMinY0")
-    x1, y1 = value("RegionLocationMaxX1"), value("RegionLocationMaxY1")
-    inside = 0 <= x0 < x1 <= columns and 0 <= y0 < y1 <= rows
-    if not inside:
-        raise _RefusedError(
-            f"region {number} is stale: it spans columns {x0:g} to {x1:g} and rows {y0:g} to {y1:g} of an image of "
-            f"{columns} columns and {rows} rows, which was cropped or resized after its calibration"
-        )
+    bounds = _bounds(item)
+    if bounds is None:
+        raise _RefusedError(f"region {number} has no valid bounds")
+    y0, x0, y1, x1 = bounds
+    if not (0 <= x0 < x1 <= columns and 0 <= y0 < y1 <= rows):
+        raise _stale(number, bounds, rows, columns)
     note = None
     if x1 == columns or y1 == rows:
         note = f"region {number} ends one past the last pixel; read as an exclusive end"

@@ -17,9 +17,9 @@ from pydicom.pixels.utils import as_pixel_options
 from sonodistill.errors import SonoDistillError, UnreadableFileError, UnsupportedFormatError
 from sonodistill.frames.calibration import calibration_of
 from sonodistill.frames.dicom_header import Header, read_header
-from sonodistill.frames.dicom_pixels import Pixels, converter, jpeg_pixels
+from sonodistill.frames.dicom_pixels import Pixels, converter, jpeg_pixels, paired_pixels
 from sonodistill.frames.encapsulated import encapsulated_stream, encoded_frames, frame_table
-from sonodistill.frames.frame import Frame, Provenance
+from sonodistill.frames.frame import Calibration, Frame, Provenance
 from sonodistill.frames.regions import regions_of
 from sonodistill.frames.selection import selected
 from sonodistill.frames.video import decode_stream
@@ -42,7 +42,8 @@ _PLUGINS = {
 # Decoded by Pillow alone, straight to luma; colours follow when they are asked for.
 _JPEG = frozenset({uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit})
 _VIDEOS = frozenset(f"1.2.840.10008.1.2.4.{number}" for name in range(100, 109) for number in (str(name), f"{name}.1"))
-_KNOWN = frozenset(_PLUGINS) | _JPEG | _VIDEOS
+TRANSFER_SYNTAXES = frozenset(_PLUGINS) | _JPEG | _VIDEOS
+"""UIDs of those that are read."""
 
 
 def read_dicom(path: Path, *, only: Collection[int] | None = None) -> Iterator[Frame]:
@@ -61,10 +62,8 @@ def read_dicom(path: Path, *, only: Collection[int] | None = None) -> Iterator[F
         UnsupportedFormatError, both before any decoding where the header shows it.
     """
     with path.open("rb") as file:
-        header = read_header(file, path, known=_KNOWN, videos=_VIDEOS)
-        calibration = calibration_of(header.ds)
-        times, time_source = frame_times(header.ds, header.frames)
-        provenance = Provenance(path, "dicom", header.frames, {**_details(header), "time_source": time_source})
+        header = read_header(file, path, known=TRANSFER_SYNTAXES, videos=_VIDEOS)
+        calibration, times, provenance = description(header, path)
         for index, (image, colour) in _named_errors(_decoded(file, header, path, only), only, header.frames, path):
             if image.shape != (header.rows, header.columns):
                 raise UnreadableFileError(
@@ -73,6 +72,22 @@ def read_dicom(path: Path, *, only: Collection[int] | None = None) -> Iterator[F
                     path=path,
                 )
             yield Frame(image, index, None if times is None else times[index], calibration, provenance, colour)
+
+
+def check_dicom(path: Path) -> Header:
+    """The header of a DICOM image after every check that needs no decoding; no patient attribute is in it.
+
+    Errors: UnreadableFileError, UnsupportedFormatError.
+    """
+    with path.open("rb") as file:
+        return read_header(file, path, known=TRANSFER_SYNTAXES, videos=_VIDEOS)
+
+
+def description(header: Header, path: Path) -> tuple[Calibration, list[float] | None, Provenance]:
+    """What the header says of its frames: their scale, the time of each in milliseconds, and where they come from."""
+    times, time_source = frame_times(header.ds, header.frames)
+    provenance = Provenance(path, "dicom", header.frames, {**_details(header), "time_source": time_source})
+    return calibration_of(header.ds), times, provenance
 
 
 def frame_times(ds: Dataset, frames: int) -> tuple[list[float] | None, str | None]:
@@ -138,7 +153,17 @@ def _decoded(file: BinaryIO, header: Header, path: Path, only: Collection[int] |
         table = frame_table(file, header.frames, header.ds)
         file.seek(header.pixels_at)
         return (jpeg_pixels(data, header) for data in encoded_frames(file, header.frames, table, indices))
+    if header.paired and header.syntax.is_little_endian:
+        return _native_pairs(file, header, indices)
     return _decoded_by_pydicom(file, header, path, indices)
+
+
+def _native_pairs(file: BinaryIO, header: Header, indices: list[int] | None) -> Iterator[Pixels]:
+    """Native YBR_FULL_422, of whose frames pydicom reads the first alone."""
+    size = 2 * header.rows * header.columns
+    for index in range(header.frames) if indices is None else indices:
+        file.seek(header.pixels_at + index * size)
+        yield paired_pixels(file.read(size), header)
 
 
 def _decoded_by_pydicom(file: BinaryIO, header: Header, path: Path, indices: list[int] | None) -> Iterator[Pixels]:
@@ -161,6 +186,8 @@ def _decoded_by_pydicom(file: BinaryIO, header: Header, path: Path, indices: lis
         bits_stored=header.bits_stored,
         allow_excess_frames=False,
     )
+    if header.photometric == "YBR_FULL_422" and not header.syntax.is_encapsulated and not header.paired:
+        options["photometric_interpretation"] = "YBR_FULL"  # that is how it is written
     if header.pixels_vr is not None:
         options["pixel_vr"] = header.pixels_vr
     if header.syntax.is_encapsulated:
@@ -198,3 +225,19 @@ def _named_errors(
                 remedy="fetch the file again",
             ) from error
         yield index, pixels
+    # A video says only at its end how many frames it has.
+    if only is None and _is_left(frames):
+        raise UnreadableFileError(f"the header states {count} frames, the file holds more", path=path)
+
+
+def _is_left(frames: Iterator[Pixels]) -> bool:
+    """Whether there is another frame, be it one that cannot be decoded."""
+    try:
+        next(frames)
+    except StopIteration:
+        return False
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - as above
+        return True
+    return True

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydicom import config, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.encaps import parse_basic_offsets, parse_fragments
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
-from pydicom.uid import UID
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.uid import UID, RLELossless
 
 from sonodistill.errors import UnreadableFileError, UnsupportedFormatError
-from sonodistill.frames.bounds import check_size
+from sonodistill.frames.bounds import MAX_READS, BoundedFile, check_size
+from sonodistill.frames.dicom_extent import check_fragments, check_native, locate_pixels
 
 _MAX_FRAMES = 1 << 20
-_UNDEFINED_LENGTH = 0xFFFFFFFF
+# Scanners write a handful of them.
+_MAX_REGIONS_BYTES = 1 << 18
+_META_GROUP = 2
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 # What MPEG2, H.264 and HEVC streams are labelled with; PyAV reads the real layout from the stream.
@@ -57,6 +59,7 @@ class Header:
         photometric: Photometric Interpretation.
         pixels_at: offset in the file of the pixel data's value.
         pixels_vr: value representation of the pixel data, None in implicit VR.
+        paired: whether the pixels are native YBR_FULL_422, two of them in four bytes (Y, Y, Cb, Cr).
     """
 
     ds: Dataset
@@ -70,6 +73,7 @@ class Header:
     photometric: str
     pixels_at: int
     pixels_vr: str | None
+    paired: bool
 
 
 def read_header(file: BinaryIO, path: Path, *, known: frozenset[str], videos: frozenset[str]) -> Header:
@@ -84,7 +88,7 @@ def read_header(file: BinaryIO, path: Path, *, known: frozenset[str], videos: fr
     Errors: UnreadableFileError when the file is no DICOM file, truncated, or contradicts itself; UnsupportedFormatError
         for transfer syntaxes, SOP classes and pixel formats that are not read.
     """
-    syntax = _transfer_syntax(path)
+    syntax = _transfer_syntax(file, path)
     if syntax not in known:
         raise UnsupportedFormatError(
             f"transfer syntax {syntax.name if syntax.name != syntax else 'unknown'} ({syntax}) is not read",
@@ -96,27 +100,35 @@ def read_header(file: BinaryIO, path: Path, *, known: frozenset[str], videos: fr
     # warnings quote values, which in a damaged file may be the patient's: the former are not repeated, the latter off.
     try:
         with config.disable_value_validation():
-            ds = dcmread(file, stop_before_pixels=True, specific_tags=_KEYWORDS)
+            ds = dcmread(BoundedFile(file, MAX_READS), stop_before_pixels=True, specific_tags=_KEYWORDS)  # type: ignore[arg-type]
+            _check_regions(ds, path)
             # Elements are converted on access: do it here, where a malformed one is still a header error.
             for element in ds.iterall():
                 _ = element.value
+    except UnreadableFileError:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever malformed bytes provoke
         raise UnreadableFileError(f"the DICOM header is malformed ({type(error).__name__})", path=path) from None
     element_at = file.tell()
     _check_class(ds, path)
     header = _checked(ds, path, video=syntax in videos)
-    pixels_at, pixels_vr, length = _locate_pixels(file, element_at, syntax, path)
+    pixels_at, pixels_vr, length = locate_pixels(file, element_at, syntax, path)
+    paired = False
     if syntax.is_encapsulated:
-        _check_fragments(file, pixels_at, length, header, path, video=syntax in videos)
+        check_fragments(file, pixels_at, length, header, path, video=syntax in videos, rle=syntax == RLELossless)
     else:
-        _check_native(file, pixels_at, length, header, path)
-    return Header(**header, ds=ds, syntax=syntax, pixels_at=pixels_at, pixels_vr=pixels_vr)
+        paired = check_native(file, pixels_at, length, header, path)
+    return Header(**header, ds=ds, syntax=syntax, pixels_at=pixels_at, pixels_vr=pixels_vr, paired=paired)
 
 
-def _transfer_syntax(path: Path) -> UID:
+def _transfer_syntax(file: BinaryIO, path: Path) -> UID:
+    """That of the file meta information alone: of a deflated file nothing else may be read."""
+    bounded: Any = BoundedFile(file, MAX_READS)
     try:
         with config.disable_value_validation():
-            syntax = UID(str(read_file_meta_info(path).get("TransferSyntaxUID") or ""))
+            read_preamble(bounded, False)
+            meta = read_dataset(bounded, False, True, stop_when=lambda tag, *_: tag.group != _META_GROUP)
+            syntax = UID(str(meta.get("TransferSyntaxUID") or ""))
     except InvalidDicomError as error:
         raise UnreadableFileError("not a DICOM file (it has no DICOM preamble)", path=path) from error
     except Exception as error:  # noqa: BLE001 - whatever malformed bytes provoke
@@ -125,6 +137,13 @@ def _transfer_syntax(path: Path) -> UID:
     if not syntax.is_valid:
         raise UnreadableFileError("the file meta information states no valid transfer syntax", path=path)
     return syntax
+
+
+def _check_regions(ds: Dataset, path: Path) -> None:
+    """Its items become objects, each of a hundred times its size and at the cost of as much time."""
+    regions = ds.get_item("SequenceOfUltrasoundRegions")
+    if isinstance(regions, RawDataElement) and len(regions.value or b"") > _MAX_REGIONS_BYTES:
+        raise UnreadableFileError("the header states thousands of ultrasound regions", path=path)
 
 
 def _check_class(ds: Dataset, path: Path) -> None:
@@ -163,6 +182,8 @@ def _checked(ds: Dataset, path: Path, *, video: bool) -> dict[str, Any]:
             path=path,
             remedy="convert it to 8 or 16 bits a pixel",
         )
+    if stored < allocated and _integer(ds, "HighBit", path, default=stored - 1) != stored - 1:
+        raise UnsupportedFormatError("pixels whose lowest bits are not used are not read", path=path)
     allowed = _VIDEO_COLOUR if video else _COLOUR
     if photometric not in {1: _MONOCHROME, 3: allowed}.get(samples, ()):
         raise UnsupportedFormatError(
@@ -192,73 +213,3 @@ def _integer(ds: Dataset, keyword: str, path: Path, *, default: int | None = Non
         return int(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise UnreadableFileError(f"{keyword} is not a number", path=path) from error
-
-
-def _locate_pixels(file: BinaryIO, element_at: int, syntax: UID, path: Path) -> tuple[int, str | None, int]:
-    """(offset of the value, value representation, stated length) of Pixel Data, an element at ``element_at``."""
-    file.seek(element_at)
-    order = "<" if syntax.is_little_endian else ">"
-    size = 8 if syntax.is_implicit_VR else 12
-    start = file.read(size)
-    if len(start) < size or struct.unpack(f"{order}HH", start[:4]) != (0x7FE0, 0x0010):
-        raise UnreadableFileError(
-            "the file has no pixel data; it is truncated, or holds no image", path=path, remedy="fetch it again"
-        )
-    length = struct.unpack(f"{order}L", start[-4:])[0]
-    return element_at + size, None if syntax.is_implicit_VR else start[4:6].decode("latin-1"), length
-
-
-def _remaining(file: BinaryIO, offset: int) -> int:
-    return file.seek(0, 2) - offset
-
-
-def _check_native(file: BinaryIO, offset: int, length: int, header: dict[str, Any], path: Path) -> None:
-    pixels = header["frames"] * header["rows"] * header["columns"]
-    # PS3.3 C.7.6.3.1.2: uncompressed YBR_FULL_422 stores two pixels in four samples.
-    samples = 2 if header["photometric"] == "YBR_FULL_422" else header["samples"]
-    expected = pixels * samples * header["bits_allocated"] // 8
-    held = min(length, _remaining(file, offset))
-    if length == _UNDEFINED_LENGTH:
-        raise UnreadableFileError("its pixel data are encapsulated, which its transfer syntax denies", path=path)
-    if held < expected:
-        raise UnreadableFileError(
-            f"the file is truncated: the header promises {expected} bytes of pixels, the file holds {held}",
-            path=path,
-            remedy="fetch it again",
-        )
-
-
-def _check_fragments(
-    file: BinaryIO, offset: int, length: int, header: dict[str, Any], path: Path, *, video: bool
-) -> None:
-    """Compare the number of frames with the offset table and the fragments, by walking over their item headers."""
-    if length != _UNDEFINED_LENGTH:
-        raise UnreadableFileError("its pixel data are not encapsulated, which its transfer syntax denies", path=path)
-    file.seek(offset)
-    try:
-        offsets = parse_basic_offsets(file)
-        fragments, starts = parse_fragments(file)
-    except (ValueError, struct.error, OSError, MemoryError) as error:
-        raise UnreadableFileError(f"the encapsulated pixel data are malformed: {_short(error)}", path=path) from error
-    frames = header["frames"]
-    if fragments < (1 if video else frames):
-        raise UnreadableFileError(
-            f"the file is truncated: the header promises {frames} frames, the file holds {fragments} fragments",
-            path=path,
-            remedy="fetch it again",
-        )
-    file.seek(starts[-1] + 4)
-    last = int.from_bytes(file.read(4), "little")
-    # CharLS, for one, looks for the end of a picture that has none for minutes.
-    if (held := _remaining(file, starts[-1] + 8)) < last:
-        raise UnreadableFileError(
-            f"the file is truncated: its last fragment has {held} of {last} bytes", path=path, remedy="fetch it again"
-        )
-    if not video and offsets and len(offsets) != frames:
-        raise UnreadableFileError(
-            f"the header states {frames} frames, its offset table {len(offsets)}", path=path, remedy="fetch it again"
-        )
-
-
-def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:200]

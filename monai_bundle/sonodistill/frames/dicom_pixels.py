@@ -56,6 +56,18 @@ def _jpeg_rgb(data: bytes, *, unmarked_rgb: bool) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
+def paired_pixels(data: bytes, header: Header) -> Pixels:
+    """A frame of native YBR_FULL_422 (PS3.3 C.7.6.3.1.2): Y, Y, Cb, Cr for each two pixels of a row."""
+    pairs = np.frombuffer(data, np.uint8).reshape(header.rows, header.columns // 2, 4)
+
+    def colour() -> NDArray[np.uint8]:
+        planes = [pairs[..., :2].reshape(gray.shape), *(np.repeat(pairs[..., i], 2, axis=1) for i in (2, 3))]
+        return _ybr_to_rgb(np.stack(planes, axis=-1))
+
+    gray = pairs[..., :2].reshape(header.rows, header.columns)
+    return gray, colour
+
+
 def converter(header: Header) -> Callable[[NDArray, str], Pixels]:
     """A function of a frame as pydicom decodes it, (H, W) or (H, W, 3), and its photometric interpretation."""
     if header.samples == 3:

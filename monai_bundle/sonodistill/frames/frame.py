@@ -57,8 +57,9 @@ class Frame:
         time_ms: milliseconds since the first frame of the source, or None when the source does not say.
         calibration: millimetres per pixel, or the reason they are unknown.
         provenance: the source.
-        colour: decodes the frame in colour for ``rgb``, or None when its source is gray. It holds what it decodes
-            (a frame as it is encoded, or as it was decoded), which lives as long as the frame.
+        colour: decodes the frame in colour for ``rgb``, or None when its source is gray or was decoded by ``isolated``,
+            which brings the gray values alone. It holds what it decodes (a frame as it is encoded, or as it was
+            decoded), which lives as long as the frame.
     """
 
     image: NDArray[np.uint8]
