@@ -1,0 +1,49 @@
+"""Errors of the PACS side: what is refused for good, and what may succeed when it is tried again."""
+
+from __future__ import annotations
+
+from sonodistill.errors import SonoDistillError
+
+
+class ServiceConfigError(SonoDistillError):
+    """The configuration of the service cannot work, or is not safe."""
+
+
+class NoRouteError(SonoDistillError):
+    """No routing rule covers the instance."""
+
+
+class ResultError(SonoDistillError):
+    """A result that was written does not say what was found; it is not sent."""
+
+
+class DeliveryError(SonoDistillError):
+    """A destination did not take a result.
+
+    Attributes:
+        permanent: whether it will not take it another time either.
+    """
+
+    permanent = False
+
+
+class RefusedDeliveryError(DeliveryError):
+    """The destination refused the result for what it is: sending it again changes nothing."""
+
+    permanent = True
+
+
+class SpoolError(SonoDistillError):
+    """The spool cannot be used: another service uses it, it is none, or a newer version wrote it."""
+
+
+class NoRoomError(SpoolError):
+    """The disk of the spool is full: nothing was taken, and it may be sent again later (0xA700, HTTP 507)."""
+
+
+class LeaseLostError(SonoDistillError):
+    """A job or delivery belongs to another by now: what was made of it here is to be thrown away."""
+
+
+class QueueError(SonoDistillError):
+    """A job or delivery is not there, or not in a state that allows what was asked."""
