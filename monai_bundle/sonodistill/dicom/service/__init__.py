@@ -1,0 +1,1 @@
+"""The service: what comes in, the jobs, what goes out."""
