@@ -210,6 +210,25 @@ def test_attributes_of_laterality_and_orientation_are_where_they_belong(findings
         assert ("PresentationCreationDate" in ds, "ContentDate" in ds) == (kind == "gsps", kind != "gsps")
 
 
+@pytest.mark.parametrize(
+    ("given", "ratio"),
+    [
+        ({"PixelAspectRatio": [4, 3], "PixelSpacing": [1, 1]}, [4, 3]),
+        ({"PixelSpacing": [0.3, 0.2]}, [3, 2]),
+        ({"PixelAspectRatio": [1, 1]}, None),
+        ({"PixelAspectRatio": [0, 3]}, None),
+        ({"PixelAspectRatio": 4}, None),
+        ({"PixelSpacing": [1e200, 1e-200]}, None),
+        ({}, None),
+    ],
+)
+def test_pixels_keep_their_shape(given, ratio, tmp_path):
+    findings = findings_case.random_findings(findings_case.clip(tmp_path / "us.dcm", **given))
+    for sop_class, kind in ((SegmentationStorage, "seg"), (SecondaryCaptureImageStorage, "sc")):
+        assert base_dataset(findings, sop_class, kind).get("PixelAspectRatio") == ratio
+    assert "PixelAspectRatio" not in base_dataset(findings, ComprehensiveSRStorage, "sr")
+
+
 def test_times_are_in_the_time_zone_of_the_source(tmp_path):
     made = {}
     for offset in ("+1200", "-1100", "nonsense", None):

@@ -188,6 +188,11 @@ def test_the_polarity_of_monochrome1_is_kept(tmp_path):
     assert preview(measured(path), "gsps").PresentationLUTShape == "INVERSE"
 
 
+def test_pixels_that_are_not_square_are_shown_in_their_shape():
+    area = preview(measured(findings_case.public_file("color-px.dcm")), "gsps").DisplayedAreaSelectionSequence[0]
+    assert area.PresentationPixelAspectRatio == [4, 3]
+
+
 def test_colour_and_palettes_get_a_colour_state():
     for name in ("examples_palette.dcm", "examples_ybr_color.dcm", "examples_rgb_color.dcm"):
         ds = preview(measured(findings_case.public_file(name), frames=1), "gsps")

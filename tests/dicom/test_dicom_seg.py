@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import dicom_factory
 import findings_case
 import highdicom
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pydicom import dcmread
+from pydicom.uid import JPEGBaseline8Bit, generate_uid
 
 from sonodistill.dicom.algorithm import Segment
 from sonodistill.dicom.errors import ResultError
@@ -199,6 +201,36 @@ def test_the_loss_of_the_source_is_told(tmp_path):
     assert (ds.LossyImageCompression, ds.LossyImageCompressionMethod) == ("01", "ISO_10918_1")
     ds = segmentation(findings_case.random_findings(findings_case.public_file("examples_jpeg2k.dcm")))
     assert ds.LossyImageCompression == "00" or "LossyImageCompressionMethod" in ds
+
+
+def test_a_ratio_that_the_source_does_not_tell_is_that_of_its_size(tmp_path):
+    image = np.zeros((64, 80), np.uint8)
+    ds = dicom_factory.ultrasound(image[None], StudyInstanceUID=generate_uid(), SeriesInstanceUID=generate_uid())
+    dicom_factory.encapsulated(ds, JPEGBaseline8Bit, [dicom_factory.jpeg(image)])
+    path = dicom_factory.save(ds, tmp_path / "us.dcm")
+    ds = segmentation(findings_case.random_findings(path))
+    assert ds.LossyImageCompression == "01"
+    assert ds.LossyImageCompressionRatio == pytest.approx(64 * 80 / path.stat().st_size, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+@pytest.mark.parametrize("still", [False, True])
+def test_the_frame_of_reference_is_that_of_the_source(still, kind, tmp_path):
+    space = generate_uid()
+    image = {"SOPClassUID": US_IMAGE, "NumberOfFrames": None} if still else {}
+    path = findings_case.clip(tmp_path / "us.dcm", 1 if still else 3, FrameOfReferenceUID=space, **image)
+    written_path = assert_sound(findings_case.random_findings(path, overlap=False), kind, tmp_path)
+    assert dcmread(written_path).FrameOfReferenceUID == space
+    path = findings_case.clip(tmp_path / "us.dcm", 1, FrameOfReferenceUID=None)
+    assert "FrameOfReferenceUID" not in segmentation(findings_case.random_findings(path, overlap=False), kind)
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.102.1"])
+def test_a_video_is_lossy_in_whatever_fragments(syntax, tmp_path):
+    findings = findings_case.random_findings(findings_case.clip(tmp_path / "us.dcm"))
+    findings.source.ds.file_meta.TransferSyntaxUID = syntax
+    ds = segmentation(findings)
+    assert (ds.LossyImageCompression, ds.LossyImageCompressionMethod) == ("01", "ISO_14496_10")
 
 
 def test_the_places_of_the_frames_are_unique(tmp_path):

@@ -70,6 +70,15 @@ def test_what_cannot_be_a_scale_is_refused_with_the_reason(factory, changes, rea
     assert reason in calibration.note
 
 
+@pytest.mark.parametrize(
+    "keyword", ["RegionSpatialFormat", "RegionDataType", "PhysicalUnitsXDirection", "PhysicalDeltaX"]
+)
+def test_several_values_in_place_of_one_are_refused(factory, keyword):
+    ds = factory.ultrasound(IMAGE, SequenceOfUltrasoundRegions=[factory.region(0, 0, 199, 99, **{keyword: [1, 2]})])
+    for calibration in (calibration_of(ds), calibration_at(ds, 10, 10, 20, 20)):
+        assert calibration.mm_per_pixel is None and calibration.note
+
+
 def test_missing_delta_is_refused(factory):
     item = factory.region(0, 0, 199, 99)
     del item.PhysicalDeltaX
@@ -126,6 +135,27 @@ def test_a_gray_bar_in_the_image_leaves_its_scale(factory):
     bar = factory.region(32, 40, 63, 99, RegionSpatialFormat=0, RegionDataType=13)
     ds = factory.ultrasound(IMAGE, SequenceOfUltrasoundRegions=[factory.region(0, 0, 199, 99), bar])
     assert calibration_at(ds, 10, 10, 81, 100).mm_per_pixel == pytest.approx((0.5, 0.5))
+
+
+def test_a_box_that_meets_an_inset_of_another_scale_has_none(factory):
+    inset = factory.region(0, 0, 49, 39, 0.0125)
+    ds = factory.ultrasound(IMAGE, SequenceOfUltrasoundRegions=[factory.region(0, 0, 199, 99), inset])
+    assert calibration_at(ds, 40, 10, 80, 100).mm_per_pixel == pytest.approx((0.5, 0.5))
+    for box in [(10, 10, 30, 40), (39, 10, 80, 100), (0, 49, 30, 60)]:
+        assert "disagree" in calibration_at(ds, *box).note
+
+
+def test_a_box_that_meets_an_inset_without_a_scale_has_none(factory):
+    inset = factory.region(0, 0, 49, 39, PhysicalUnitsXDirection=0, PhysicalUnitsYDirection=0)
+    ds = factory.ultrasound(IMAGE, SequenceOfUltrasoundRegions=[factory.region(0, 0, 199, 99), inset])
+    assert calibration_at(ds, 40, 10, 80, 100).mm_per_pixel == pytest.approx((0.5, 0.5))
+    assert "region 2, which is an image without a scale" in calibration_at(ds, 39, 10, 80, 100).note
+
+
+def test_a_colour_box_in_the_image_leaves_its_scale(factory):
+    colour = factory.region(50, 20, 99, 79, RegionDataType=2)
+    ds = factory.ultrasound(IMAGE, SequenceOfUltrasoundRegions=[factory.region(0, 0, 199, 99), colour])
+    assert calibration_at(ds, 10, 10, 50, 80).mm_per_pixel == pytest.approx((0.5, 0.5))
 
 
 @pytest.mark.parametrize("kind", [0, 3, 5])

@@ -74,6 +74,7 @@ class Algorithm:
             "version": self.version,
             "segments": [asdict(segment) for segment in self.segments],
             "settings": dict(self.settings),
+            "software": list(self.software),
         }
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 

@@ -18,6 +18,8 @@ from sonodistill.dicom.write.measure import structures_of
 from sonodistill.frames import Frame
 from sonodistill.frames.isolated import IsolatedReader
 
+_DISPLAY_RATE = "RecommendedDisplayFrameRate"  # how fast to show a clip, which is not how fast it was taken
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -42,11 +44,13 @@ class Analysis:
         rule: the route it took.
         findings: what was found.
         results: what was written, in the order in which it has to be sent: a report follows what it refers to.
+        note: why there is no preview although one was asked for; empty otherwise.
     """
 
     rule: RouteSettings
     findings: Findings
     results: tuple[Result, ...]
+    note: str = ""
 
 
 class Analyst:
@@ -94,7 +98,8 @@ class Analyst:
     def analyse(self, path: str | Path, out: Path, *, prefix: str = "") -> Analysis:
         """Predict an instance and write its results into ``out`` as ``<prefix><kind>.dcm``.
 
-        A result of an earlier run is replaced.
+        A result of an earlier run is replaced; after an error there is none. A preview that cannot be drawn is left
+        out.
 
         Errors: UnreadableFileError, UnsupportedFormatError, NoRouteError (this instance is refused for good);
             ResultError (a result could not be written so that it reads back as it was); OSError of the disk.
@@ -102,7 +107,20 @@ class Analyst:
         source = read_source(path)
         model = self.model(route(source, self._rules))
         findings = self._findings(source, model)
-        return Analysis(model.rule, findings, tuple(self._written(findings, model.rule.outputs, out, prefix)))
+        outputs = model.rule.outputs
+        results: list[Result] = []
+        note = ""
+        try:
+            results.extend(self._written(findings, outputs, out, prefix))
+            try:
+                results.extend(self._preview(findings, outputs, out, prefix))
+            except ResultError as error:
+                note = error.message
+        except BaseException:
+            for kind in ("seg", "sr", outputs.preview):
+                (out / f"{prefix}{kind}.dcm").unlink(missing_ok=True)
+            raise
+        return Analysis(model.rule, findings, tuple(results), note)
 
     def frames(self, source: Source) -> Iterator[Frame]:
         """The frames of an instance, decoded by the limited process."""
@@ -123,7 +141,8 @@ class Analyst:
             if index != len(masks):
                 raise ResultError(f"frame {index + 1} came after {len(masks)} frames", path=source.path)
             masks.append(prediction.masks, prediction.probabilities)
-            times.append(prediction.frame.time_ms)
+            shown = prediction.frame.provenance.details.get("time_source") == _DISPLAY_RATE
+            times.append(None if shown else prediction.frame.time_ms)
             structures += structures_of(prediction.masks, index, source.ds)
         if len(masks) != source.frames:
             raise ResultError(f"{len(masks)} of {source.frames} frames were computed", path=source.path)
@@ -143,6 +162,8 @@ class Analyst:
             from sonodistill.dicom.write.report import report
 
             yield _saved(report(findings, segmentation), "sr", findings, out, prefix)
+
+    def _preview(self, findings: Findings, outputs: Outputs, out: Path, prefix: str) -> Iterator[Result]:
         if outputs.preview != "none":
             from sonodistill.dicom.write.preview import preview, preview_frame
 

@@ -19,6 +19,9 @@ ULTRASOUND_CLASSES = frozenset({US_IMAGE, US_MULTIFRAME, "1.2.840.10008.5.1.4.1.
 """Ultrasound image and multi-frame storage, and their retired forms of 1993."""
 
 _UID = re.compile(r"(?=.{1,64}$)(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
+_LONGEST_HELD = 1 << 12
+"""Bytes of a value that stays in memory: scanners keep hundreds of megabytes of raw data before the pixels. Longer ones
+are read when they are asked for."""
 _IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
 
@@ -28,7 +31,8 @@ class Source:
 
     Attributes:
         path: the file.
-        ds: all of its attributes but the pixel data, the patient's among them.
+        ds: all of its attributes but the pixel data, the patient's among them; long values are read from the file when
+            they are asked for.
         sha256: of the file, hex.
         frames, rows, columns: of the image.
         multiframe: whether a reference to it has to name the frame: its class is one of multi-frame images, be there
@@ -71,7 +75,7 @@ def read_source(path: str | Path) -> Source:
     try:
         # Values are not validated: pydicom's warnings quote them, and they may be the patient's.
         with config.disable_value_validation():
-            ds = dcmread(path, stop_before_pixels=True)
+            ds = dcmread(path, stop_before_pixels=True, defer_size=_LONGEST_HELD)
     except Exception as error:  # noqa: BLE001 - whatever malformed bytes provoke
         raise UnreadableFileError(f"the DICOM header is malformed ({type(error).__name__})", path=path) from None
     for keyword in _IDENTIFIERS:

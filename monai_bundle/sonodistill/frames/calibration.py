@@ -40,14 +40,17 @@ class _Region:
     def holds(self, row0: float, col0: float, row1: float, col1: float) -> bool:
         return self.row0 <= row0 and self.col0 <= col0 and row1 <= self.row1 and col1 <= self.col1
 
+    def meets(self, row0: float, col0: float, row1: float, col1: float) -> bool:
+        return self.row0 < row1 and row0 < self.row1 and self.col0 < col1 and col0 < self.col1
+
 
 @dataclass(frozen=True, slots=True)
 class _Regions:
-    """What the sequence holds: calibrated 2D regions, why the other ones are not, and which of those are strips."""
+    """What the sequence holds: calibrated 2D regions, why the other ones are not, and which of those may cover them."""
 
     calibrated: list[_Region]
     skipped: list[str]
-    strips: list[tuple[str, tuple[int, int, int, int]]]
+    covers: list[tuple[str, tuple[int, int, int, int]]]
 
 
 class _RefusedError(Exception):
@@ -80,7 +83,8 @@ def calibration_of(ds: Dataset) -> Calibration:
 def calibration_at(ds: Dataset, row0: float, col0: float, row1: float, col1: float) -> Calibration:
     """The scale of the calibrated 2D region that wholly contains a box (pixels, half-open), or None with the reason.
 
-    A box that meets an M-mode, spectral or waveform region has no scale: those are drawn over the image.
+    A box has no scale when it meets what may be drawn over the image: an M-mode, spectral or waveform region, a 2D
+    image that is not in centimetres, or one of another scale (an inset, a magnified part).
     """
     try:
         regions = _regions(ds)
@@ -88,15 +92,16 @@ def calibration_at(ds: Dataset, row0: float, col0: float, row1: float, col1: flo
         return Calibration(None, note=str(refusal))
     if not regions.calibrated:
         return Calibration(None, note=_why_none(ds, regions.skipped))
-    for name, (top, left, bottom, right) in regions.strips:
+    for name, (top, left, bottom, right) in regions.covers:
         if top < row1 and row0 < bottom and left < col1 and col0 < right:
             return Calibration(None, note=f"the box meets {name}")
     holding = [region for region in regions.calibrated if region.holds(row0, col0, row1, col1)]
     if not holding:
         box = f"rows {row0:g} to {row1:g}, columns {col0:g} to {col1:g}"
         return Calibration(None, note=f"no calibrated 2D region contains the whole box ({box})")
-    if any(not _agree(holding[0], other) for other in holding[1:]):
-        return Calibration(None, note="overlapping calibrated 2D regions contain the box and disagree")
+    meeting = [region for region in regions.calibrated if region.meets(row0, col0, row1, col1)]
+    if any(not _agree(holding[0], other) for other in meeting):
+        return Calibration(None, note="overlapping calibrated 2D regions meet the box and disagree")
     return Calibration(holding[0].mm_per_pixel, SOURCE, holding[0].note)
 
 
@@ -117,10 +122,18 @@ def _regions(ds: Dataset) -> _Regions:
         top, left, bottom, right = bounds
         if left < 0 or top < 0 or right > columns or bottom > rows:
             raise _stale(number, bounds, rows, columns)
-        if (kind := item.get("RegionSpatialFormat")) in _STRIPS:
+        if (kind := _covering(item)) is not None:
             box = int(top), int(left), int(bottom) + 1, int(right) + 1
-            found.strips.append((f"region {number}, which is {_STRIPS[kind]}", box))
+            found.covers.append((f"region {number}, which is {kind}", box))
     return found
+
+
+def _covering(item: Dataset) -> str | None:
+    """What a region that has no scale shows instead of the image beneath it, or None where it leaves that visible."""
+    spatial = item.get("RegionSpatialFormat")
+    if spatial == _FORMAT_2D and item.get("RegionDataType") in _IMAGE_DATA_TYPES:
+        return "an image without a scale"
+    return _STRIPS.get(spatial) if isinstance(spatial, int) else None  # a damaged header gives it several values
 
 
 def _bounds(item: Dataset) -> tuple[float, float, float, float] | None:

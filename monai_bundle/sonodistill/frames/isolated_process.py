@@ -29,6 +29,10 @@ _PIPE_BYTES = 1 << 20
 _REMEDY = "fetch the file again; one that fails again is damaged, or larger than the limits allow"
 
 
+class DecoderKilledError(UnreadableFileError):
+    """The process that decodes was killed, by the system for want of memory or by somebody: not surely by the file."""
+
+
 class Child:
     """A started child process that said it is ready. Raises OSError when it does not."""
 
@@ -169,7 +173,8 @@ class Exchange:
             -signal.SIGKILL: "was killed (SIGKILL), most likely for want of memory",
         }
         crashed = f"crashed ({_signal_name(-code)})" if code < 0 else f"ended by itself (exit code {code})"
-        return UnreadableFileError(
+        kind = DecoderKilledError if code == -signal.SIGKILL else UnreadableFileError
+        return kind(
             f"the process that decodes {reasons.get(code, crashed)} at {self.doing}", path=self.path, remedy=_REMEDY
         )
 

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import config, dcmread
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.tag import Tag
 from pydicom.uid import SegmentationStorage
 
 from sonodistill.dicom.errors import ResultError
 from sonodistill.dicom.findings import Findings
 from sonodistill.dicom.write.common import KINDS, LABEL_MAP, subject
+from sonodistill.dicom.write.encoded import flat, in_first, items_of
 from sonodistill.dicom.write.modules import PATIENT_AND_STUDY
 
 _SUBJECT = ("StudyInstanceUID", "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber")
 _SEGMENTATION_KINDS = ("seg", "seg-fractional", "seg-labelmap")
 _ALL = 0  # in place of a segment's number: a frame of a label map shows every segment
 
+_CLASS, _UID, _FRAMES = Tag("ReferencedSOPClassUID"), Tag("ReferencedSOPInstanceUID"), Tag("ReferencedFrameNumber")
+_SOP = "ReferencedSOPClassUID", "ReferencedSOPInstanceUID"
+_SOURCE_IMAGE = "DerivationImageSequence", "SourceImageSequence"
+_COPIED = {Tag(keyword) for keyword in PATIENT_AND_STUDY}
+
 _Places = dict[tuple[int, int], int]
+
+
+class _Reference(NamedTuple):
+    uid: str
+    sop_class: str
+    frames: tuple[int, ...]
 
 
 def check_segmentation(path: str | Path, findings: Findings) -> None:
@@ -55,13 +68,15 @@ def check_references(path: str | Path, findings: Findings) -> None:
     source, algorithm = findings.source, findings.algorithm
     results = {algorithm.uid(kind, source) for kind in KINDS}
     referred = set()
-    for item in _items(ds):
-        uid = str(item.get("ReferencedSOPInstanceUID") or "")
-        referred.add(uid)
-        if uid == source.sop_uid:
-            _check_source(item, findings, path)
-        elif uid and uid not in results:
-            raise ResultError("it refers to an object that is neither its source nor a result", path=path)
+    try:
+        for referenced in _references(ds):
+            referred.add(referenced.uid)
+            if referenced.uid == source.sop_uid:
+                _check_source(referenced, findings, path)
+            elif referenced.uid not in results:
+                raise ResultError("it refers to an object that is neither its source nor a result", path=path)
+    except ValueError as error:
+        raise ResultError(f"it is not encoded as it should be: {error}", path=path) from None
     if source.sop_uid not in referred:
         raise ResultError("it does not refer to its source", path=path)
 
@@ -88,30 +103,29 @@ def _check_identity(ds: FileDataset, findings: Findings, kinds: tuple[str, ...],
         raise ResultError("the identifier of the file is not that of the object", path=path)
 
 
-def _check_source(item: Dataset, findings: Findings, path: Path) -> None:
+def _check_source(referenced: _Reference, findings: Findings, path: Path) -> None:
     """A reference to the source: by its class, and by frames it has where it has several."""
     source = findings.source
-    if item.get("ReferencedSOPClassUID") != source.sop_class:
+    if referenced.sop_class != source.sop_class:
         raise ResultError("it gives its source another SOP class", path=path)
-    frames = item.get("ReferencedFrameNumber")
-    numbers = [] if frames is None else [int(each) for each in np.atleast_1d(np.asarray(frames, dtype=object))]
+    numbers = referenced.frames
     if numbers and not (source.multiframe and all(1 <= each <= source.frames for each in numbers)):
         raise ResultError(f"it refers to a frame its source does not have: {numbers[:8]}", path=path)
 
 
-def _items(ds: Dataset) -> Iterator[Dataset]:
-    """Every item in it but those of the source's Patient and Study modules."""
-    waiting = [item for element in ds if _is_ours(element) for item in element.value]
-    while waiting:
-        item = waiting.pop()
-        yield item
-        for element in item:
-            if element.VR == "SQ":
-                waiting.extend(element.value)
+def _references(ds: Dataset) -> Iterator[_Reference]:
+    """All that items refer to, but those of the source's Patient and Study modules."""
+    for tag in ds.keys() - _COPIED:
+        if ds.get_item(tag).VR != "SQ":
+            continue
+        for each in flat(items_of(ds, tag)):
+            if uid := each.get(_UID):
+                frames = tuple(int(part) for part in each[_FRAMES].split(b"\\")) if each.get(_FRAMES) else ()
+                yield _Reference(_uid(uid), _uid(each.get(_CLASS, b"")), frames)
 
 
-def _is_ours(element: DataElement) -> bool:
-    return element.VR == "SQ" and element.keyword not in PATIENT_AND_STUDY
+def _uid(value: bytes) -> str:
+    return value.rstrip(b"\0 ").decode("ascii", "replace")
 
 
 def _difference(ds: Dataset, findings: Findings) -> str | None:
@@ -143,16 +157,17 @@ def _difference(ds: Dataset, findings: Findings) -> str | None:
 def _places(ds: Dataset, findings: Findings) -> _Places:
     """Index of each frame of the segmentation by the segment and the frame of the source it says it shows."""
     source, labelmap = findings.source, ds.SegmentationType == "LABELMAP"
-    shared = ds.SharedFunctionalGroupsSequence[0]
+    # highdicom shares what is alike in all frames, as it is in the only one.
+    shared = items_of(ds, "SharedFunctionalGroupsSequence")[0]
+    named = "SegmentIdentificationSequence", "ReferencedSegmentNumber"
     places: _Places = {}
-    for index, item in enumerate(ds.PerFrameFunctionalGroupsSequence):
-        image = item.DerivationImageSequence[0].SourceImageSequence[0]
-        if (image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID) != (source.sop_class, source.sop_uid):
+    for index, item in enumerate(items_of(ds, "PerFrameFunctionalGroupsSequence")):
+        said = tuple(_uid(in_first(item, *_SOURCE_IMAGE, keyword)) for keyword in _SOP)
+        if said != (source.sop_class, source.sop_uid):
             raise ValueError("another source")
-        # highdicom shares what is alike in all frames, as it is in the only one.
-        named = item.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
-        number = _ALL if labelmap else int(named[0].ReferencedSegmentNumber)
-        place = number, int(image.ReferencedFrameNumber) if source.multiframe else 1
+        segment = in_first(item, *named) or in_first(shared, *named)
+        number = _ALL if labelmap else int.from_bytes(segment, "little")
+        place = number, int(in_first(item, *_SOURCE_IMAGE, "ReferencedFrameNumber")) if source.multiframe else 1
         if place in places:
             raise ValueError("twice")
         places[place] = index

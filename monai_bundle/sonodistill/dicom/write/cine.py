@@ -7,6 +7,7 @@ Reference is of usage C); Derivation Image says then which frame of which instan
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
@@ -17,13 +18,16 @@ from pydicom.tag import Tag
 from pydicom.uid import SegmentationStorage
 
 from sonodistill.dicom.algorithm import Code
-from sonodistill.dicom.errors import ResultError
 from sonodistill.dicom.findings import Findings, Masks
 from sonodistill.dicom.source import Source
 from sonodistill.dicom.write.common import LABEL_MAP, base_dataset, codes
+from sonodistill.dicom.write.encoded import Mould, encodings_of, number, set_sequence
 
 SEGMENTATION = Code("113076", "DCM", "Segmentation")
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
+
+_EVERY_SEGMENT = 0  # of a label map, whose frames hold all segments
+_FRAME, _SEGMENT, _PLACE = 1, 1, [1, 1]  # in the model of a frame's item
 
 
 def frame_segmentation(findings: Findings, kind: str, stamp: str) -> Dataset:
@@ -47,10 +51,10 @@ def frame_segmentation(findings: Findings, kind: str, stamp: str) -> Dataset:
     if kind == "fractional":
         ds.SegmentationFractionalType, ds.MaximumFractionalValue = "PROBABILITY", 255
     if labelmap:
-        ds.PixelPaddingValue = 0
+        ds.add_new("PixelPaddingValue", "US", 0)
     _refer(ds, findings.source)
     uid = findings.algorithm.uid("dimensions", findings.source, kind)
-    _index(ds, uid, list(_frames(findings, labelmap=labelmap)), labelmap=labelmap)
+    _index(ds, uid, findings, labelmap=labelmap)
     ds.PixelData = _pixels(masks, kind)
     ds["PixelData"].VR = "OB"
     return ds
@@ -100,7 +104,7 @@ def _refer(ds: Dataset, source: Source) -> None:
     ds.ReferencedSeriesSequence = [series]
 
 
-def _index(ds: Dataset, uid: str, frames: list[Dataset], *, labelmap: bool) -> None:
+def _index(ds: Dataset, uid: str, findings: Findings, *, labelmap: bool) -> None:
     """Multi-frame Functional Groups and Dimensions (PS3.3 C.7.6.16, C.7.6.17)."""
     pointers = [("TemporalPositionIndex", "FrameContentSequence")]
     if not labelmap:
@@ -108,11 +112,9 @@ def _index(ds: Dataset, uid: str, frames: list[Dataset], *, labelmap: bool) -> N
     ds.DimensionOrganizationSequence = [_organised(uid)]
     ds.DimensionIndexSequence = [_pointer(uid, *each) for each in pointers]
     ds.SharedFunctionalGroupsSequence = [Dataset()]
-    places = {tuple(np.atleast_1d(item.FrameContentSequence[0].DimensionIndexValues)) for item in frames}
-    if len(places) != len(frames):
-        raise ResultError("frames of the segmentation share their place among its dimensions")
-    ds.NumberOfFrames = len(frames)
-    ds.PerFrameFunctionalGroupsSequence = frames
+    segments = [_EVERY_SEGMENT] if labelmap else list(range(1, findings.masks.shape[0] + 1))
+    ds.NumberOfFrames = len(segments) * len(findings.masks)
+    set_sequence(ds, "PerFrameFunctionalGroupsSequence", _frames(findings, segments, encodings_of(ds)))
 
 
 def _organised(uid: str) -> Dataset:
@@ -127,22 +129,33 @@ def _pointer(uid: str, keyword: str, group: str) -> Dataset:
     return item
 
 
-def _frames(findings: Findings, *, labelmap: bool) -> Iterator[Dataset]:
-    """Items of Per-Frame Functional Groups Sequence, in the order of the pixels."""
-    derivations = [_derived(findings.source, frame) for frame in range(1, len(findings.masks) + 1)]
-    for segment in [None] if labelmap else range(1, findings.masks.shape[0] + 1):
-        for frame, derivation in enumerate(derivations, 1):
-            content = Dataset()
-            content.TemporalPositionIndex = frame
-            content.DimensionIndexValues = frame if segment is None else [segment, frame]
-            item = Dataset()
-            item.FrameContentSequence = [content]
-            item.DerivationImageSequence = [derivation]
-            if segment is not None:
-                identified = Dataset()
-                identified.ReferencedSegmentNumber = segment
-                item.SegmentIdentificationSequence = [identified]
-            yield item
+def _frames(findings: Findings, segments: list[int], encodings: list[str]) -> Iterator[bytes]:
+    """Items of Per-Frame Functional Groups Sequence, in the order of the pixels, encoded."""
+    labelmap = segments == [_EVERY_SEGMENT]
+    content = Dataset()
+    content.TemporalPositionIndex, content.DimensionIndexValues = _FRAME, _PLACE
+    model = Dataset()
+    model.FrameContentSequence = [content]
+    model.DerivationImageSequence = [_derived(findings.source, _FRAME)]
+    slots = {"frame": ("TemporalPositionIndex", _FRAME), "place": ("DimensionIndexValues", _PLACE)}
+    if findings.source.multiframe:
+        slots["source frame"] = "ReferencedFrameNumber", _FRAME
+    if not labelmap:
+        identified = Dataset()
+        identified.ReferencedSegmentNumber = _SEGMENT
+        model.SegmentIdentificationSequence = [identified]
+        slots["segment"] = "ReferencedSegmentNumber", _SEGMENT
+    mould = Mould(model, slots, encodings)
+    for segment in segments:
+        for frame in range(1, len(findings.masks) + 1):
+            yield mould.filled(
+                {
+                    "frame": struct.pack("<L", frame),
+                    "place": struct.pack("<L", frame) if labelmap else struct.pack("<LL", segment, frame),
+                    "source frame": number(frame),
+                    "segment": struct.pack("<H", segment),
+                }
+            )
 
 
 def _derived(source: Source, frame: int) -> Dataset:

@@ -26,7 +26,8 @@ from pydicom.valuerep import validate_value
 
 from sonodistill.dicom.algorithm import Algorithm, Code
 from sonodistill.dicom.findings import Findings
-from sonodistill.dicom.source import Source
+from sonodistill.dicom.source import Source, is_uid
+from sonodistill.dicom.write.aspect import aspect_ratio
 from sonodistill.dicom.write.lossy import copy_lossy
 from sonodistill.dicom.write.modules import IDENTIFYING, NEVER_EMPTY, PATIENT_AND_STUDY, REQUIRED
 from sonodistill.files import atomic_path
@@ -280,10 +281,15 @@ def _stamp_times(ds: Dataset, findings: Findings, kind: str) -> None:
 
 def _stamp_image(ds: Dataset, source: Source) -> None:
     ds.pop("Laterality", None)
+    space = str(source.ds.get("FrameOfReferenceUID") or "")
+    if ds.SOPClassUID in _SEGMENTATIONS and is_uid(space):  # one that the source has is kept (PS3.3 A.51.1)
+        ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = space, None
     if ds.SOPClassUID in _PICTURES or ds.SOPClassUID == GrayscaleSoftcopyPresentationStateStorage:
         ds.Laterality = None  # type 2C: unknown, of a body part that may be paired
     if ds.SOPClassUID in _SEGMENTATIONS or ds.SOPClassUID in _PICTURES:
         ds.PatientOrientation = None
         # A picture repeats the source's pixels, where text is found in spite of what its own attribute says.
         ds.BurnedInAnnotation = "NO" if ds.SOPClassUID in _SEGMENTATIONS else "YES"
+        if ratio := aspect_ratio(source):
+            ds.PixelAspectRatio = ratio
         copy_lossy(ds, source)

@@ -25,6 +25,8 @@ _METHODS = {
     "1.2.840.10008.1.2.4.107": "ISO_23008_2",
     "1.2.840.10008.1.2.4.108": "ISO_23008_2",
 }
+_FRAGMENTABLE = ".1"
+"""At the end of the syntax of a video that may be stored in several fragments."""
 _KEYWORDS = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
 
@@ -34,20 +36,32 @@ _MAY_KEEP_ALL = frozenset({"1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91", "
 def copy_lossy(ds: Dataset, source: Source) -> None:
     """Say of an image whether its source was ever compressed with loss, and how (PS3.3 C.7.6.1.1.5).
 
-    Where the source does not tell, its transfer syntax does; a ratio it does not tell stays unknown.
+    Where the source does not tell, its transfer syntax and its size do; the ratio of a source that was decoded since
+    stays unknown.
     """
     stated = {keyword: _value(source, keyword) for keyword in _KEYWORDS}
     for keyword in _KEYWORDS:
         ds.pop(keyword, None)
-    syntax = str(source.ds.file_meta.TransferSyntaxUID)
+    syntax = str(source.ds.file_meta.TransferSyntaxUID).removesuffix(_FRAGMENTABLE)
     kept = stated["LossyImageCompression"] == "00" and syntax in _MAY_KEEP_ALL
     if kept or (syntax not in _METHODS and stated["LossyImageCompression"] != "01"):
         ds.LossyImageCompression = "00"
         return
     ds.LossyImageCompression = "01"
     ds.LossyImageCompressionMethod = stated["LossyImageCompressionMethod"] or _METHODS.get(syntax, "ISO_10918_1")
-    if stated["LossyImageCompressionRatio"]:
-        ds.LossyImageCompressionRatio = stated["LossyImageCompressionRatio"]
+    ratio = stated["LossyImageCompressionRatio"] or (_ratio(source) if syntax in _METHODS else None)
+    if ratio:
+        ds.LossyImageCompressionRatio = ratio
+
+
+def _ratio(source: Source) -> float | None:
+    """Size of the decoded frames to that of the file, in place of that of the pixel data: it is approximate anyway."""
+    try:
+        samples, bits = int(source.ds.get("SamplesPerPixel", 1)), int(source.ds.BitsAllocated)
+        decoded = source.frames * source.rows * source.columns * samples * bits / 8
+        return round(max(decoded / source.path.stat().st_size, 0.01), 2)
+    except (OSError, TypeError, ValueError, OverflowError, AttributeError, ZeroDivisionError):
+        return None
 
 
 def _value(source: Source, keyword: str) -> Any:

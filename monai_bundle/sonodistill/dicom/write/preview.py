@@ -23,6 +23,7 @@ from pydicom.valuerep import format_number_as_ds
 from sonodistill.dicom.errors import ResultError
 from sonodistill.dicom.findings import Findings, Structure
 from sonodistill.dicom.source import Source
+from sonodistill.dicom.write.aspect import aspect_ratio
 from sonodistill.dicom.write.common import base_dataset, clean
 from sonodistill.dicom.write.report import closed, frame_reference, largest, tracking
 from sonodistill.frames.regions import regions_of
@@ -84,7 +85,8 @@ def _presentation_state(findings: Findings) -> Dataset:
     ds.ReferencedSeriesSequence = [series]
     area.DisplayedAreaTopLeftHandCorner = [1, 1]
     area.DisplayedAreaBottomRightHandCorner = [source.columns, source.rows]
-    area.PresentationSizeMode, area.PresentationPixelAspectRatio = "SCALE TO FIT", [1, 1]
+    # It replaces what the source says of it.
+    area.PresentationSizeMode, area.PresentationPixelAspectRatio = "SCALE TO FIT", aspect_ratio(source) or [1, 1]
     ds.DisplayedAreaSelectionSequence = [area]
     if gray:
         _add_shades(ds, source)

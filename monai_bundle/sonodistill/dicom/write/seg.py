@@ -38,8 +38,8 @@ _MAX_SEGMENTS = 255  # a label map has 8 bits
 def segmentation(findings: Findings, kind: Kind = "binary") -> Dataset:
     """The masks as a segmentation object; its frames, all of them also where empty, are on the source's pixel grid.
 
-    There is no frame of reference: ultrasound has no position in the patient, and none is invented. Frames are tied to
-    those of the source by Derivation Image (PS3.3 C.7.6.16.2.6).
+    There is no frame of reference but one that the source names: ultrasound has no position in the patient, and none is
+    invented. Frames are tied to those of the source by Derivation Image (PS3.3 C.7.6.16.2.6).
 
     Args:
         findings: what was found.
