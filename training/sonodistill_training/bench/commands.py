@@ -200,5 +200,28 @@ def deploy(
     show_deploy(result, as_json)
 
 
+@app.command()
+def dicom(
+    runtime: Annotated[str, typer.Option(help="Of the inference.")] = "onnxruntime",
+    threads: Annotated[int, typer.Option(min=0, help="Of the inference; 0 lets the runtime choose.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="The median of so many.")] = 5,
+    drain: Annotated[int, typer.Option(min=0, help="Small instances in a queue that is drained, too.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="A look: few small things, once.")] = False,
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """A cine analysed beside its bare inference, decoding, receiving, and the wait for a result of the service.
+
+    Example: sonodistill bench dicom --json
+    """
+    from sonodistill_training.bench.dicom.run import bench_dicom
+    from sonodistill_training.bench.dicom.setup import Setup
+    from sonodistill_training.bench.report import show
+
+    changes = {"runtime": runtime, "threads": threads, "drain": drain, "seed": seed}
+    setup = Setup.quick(**changes) if quick else Setup(rounds=rounds, **changes)
+    show(bench_dicom(setup), as_json)
+
+
 if __name__ == "__main__":
     app()

@@ -1,0 +1,1 @@
+"""How fast DICOM instances come in, are computed, and go out: ``sonodistill bench dicom``."""
