@@ -25,7 +25,7 @@ from sonodistill_training.corpus.simulator import simulate_cine
 SETS = "abc"
 
 
-def until(condition, seconds=60.0):
+def until(condition, seconds=180.0):
     """Wait for a condition and return what it gave."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

@@ -1,4 +1,4 @@
-"""A role of the service that dies by SIGKILL once at each stage of a job: python faulty_role.py FOLDER ROLE CONFIG."""
+"""A role of the service that dies by SIGKILL once at each stage: python faulty_role.py FOLDER ROLE CONFIG [BASE]."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def dying(function, stage, folder):
 
 
 if __name__ == "__main__":
-    where, role, configuration = sys.argv[1:]
+    where, *role = sys.argv[1:]
     for stage, owner, name in AFTER:
         setattr(owner, name, dying(getattr(owner, name), stage, Path(where)))
-    sys.exit(roles.main(role, configuration))
+    sys.exit(roles.main(*role))

@@ -74,6 +74,7 @@ def test_lines_that_do_not_follow_each_other_are_found(log, change, tmp_path):
         lines[1], lines[2] = lines[2], lines[1]
     else:
         other = Audit(tmp_path / "other.jsonl", KEY)
+        other.record("started")  # or it would be the same log, were it written in the same milliseconds
         fill(other)
         foreign = other.path.read_text().splitlines(keepends=True)
         lines[2 : 3 if change == "rehashed" else 2] = [foreign[2]]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sonodistill.dicom.config import is_loopback, read_settings
+from sonodistill.dicom.config import is_loopback, read_service, read_settings
 from sonodistill.dicom.errors import ServiceConfigError
 
 ROUTE = '[[route]]\nname = "all"\nmodel = "model.onnx"\neverything = true\n'
@@ -78,13 +78,45 @@ def test_everything_wrong_is_said_at_once(written):
         ("route = []\n", "there is no route"),
         (ROUTE + 'destinations = ["nowhere"]\n', "no destination nowhere"),
         ('scp = {allow = ["PACS"], ae_title = "LONGER THAN SIXTEEN"}\n' + ROUTE, "is no AE title"),
-        ('scp = {allow = ["PACS"], port = 70000}\n' + ROUTE, "70000 is no port"),
-        ("service.max_used_percent = 101.0\n" + ROUTE, "percentage"),
+        ('scp = {allow = ["PACS"], port = 70000}\n' + ROUTE, "scp.port has to be between 0 and 65535, not 70000"),
+        ("service.max_used_percent = 101.0\n" + ROUTE, "service.max_used_percent has to be between 1 and 100"),
+        ("service.decode_memory_mb = 300\n" + ROUTE, "between 512 and"),
+        ("service.keep_days = nan\n" + ROUTE, "service.keep_days has to be"),
+        ("watch = [{folder = 'in', poll_seconds = 0}]\n" + ROUTE, "watch[0].poll_seconds"),
+        ("pull = [{url = 'https://pacs', frames_per_request = 0}]\n" + ROUTE, "pull[0].frames_per_request"),
+        ("destination = [{name = 'a', kind = 'folder', folder = 'o', timeout_seconds = 0}]\n" + ROUTE, "timeout"),
+        (ROUTE + "threshold = 7\n", "route[0].threshold has to be between 0 and 1"),
+        ('scp = {allow = ["   "]}\n' + ROUTE, "is no AE title"),
+        ('scp = {allow = ["PACS@pacs.example"]}\n' + ROUTE, "no IP address or network"),
+        ("pull = [{url = 'https://pacs', user = 'me'}]\n" + ROUTE, "user needs token_file"),
+        ("pull = [{url = 'ftp://pacs'}]\n" + ROUTE, "url has to be http(s)://"),
+        ("pull = [{url = 'http://pacs', tls = {authority = 'a.pem'}}]\n" + ROUTE, "tls is given, and the url is http"),
+        ("destination = [{name = 'a', kind = 'stow', url = 'pacs/dicom-web'}]\n" + ROUTE, "url has to be http(s)://"),
+        ("service.spool = 'in/queue'\nwatch = [{folder = 'in'}]\n" + ROUTE, "holds the spool"),
+        (
+            "watch = [{folder = 'a'}]\ndestination = [{name = 'out', kind = 'folder', folder = 'a/b'}]\n" + ROUTE,
+            "holds destination out",
+        ),
+        (ROUTE.replace("everything = true", "sop_class = 'cines'"), "neither still, cine nor a UID"),
+        (ROUTE.replace('"all"', '" "'), "a name has 1 to 64"),
+        (ROUTE + "destinations = []\n", "its results would go nowhere"),
+        (ROUTE + "segments = {lesion = {type = {value = '', scheme = 'SCT', meaning = 'Mass'}}}\n", "segment 'lesion'"),
     ],
 )
 def test_what_cannot_work_or_is_not_safe_is_refused(written, text, said):
     found = problems(written(text))
     assert len(found) == 1 and said in found[0], found
+
+
+def test_two_routes_have_two_names_or_one_would_compute_with_the_model_of_the_other(written):
+    assert problems(written(ROUTE + ROUTE)) == ["route all: the name is used twice"]
+
+
+def test_a_service_has_a_way_in_and_a_way_out(written):
+    path = written(ROUTE)
+    assert read_settings(path).destination == (), "which is enough for files once"
+    with pytest.raises(ServiceConfigError, match=r"(?s)no way in.*no destination"):
+        read_service(path)
 
 
 def test_two_destinations_have_two_names(written):

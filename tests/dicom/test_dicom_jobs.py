@@ -289,7 +289,7 @@ def test_a_newer_schema_is_not_touched(tmp_path):
 
 
 CLAIM = """
-import sys
+import sys, time
 from pathlib import Path
 from sonodistill.dicom.service.jobs import Jobs
 jobs = Jobs(Path(sys.argv[1]))
@@ -298,6 +298,7 @@ sys.stdin.readline()
 while (job := jobs.claim(sys.argv[2], 600.0)) is not None:
     jobs.finish(job.id, sys.argv[2], [], [])
     print(job.id, flush=True)
+    time.sleep(0.002)  # the other one's turn
 """
 
 
@@ -344,7 +345,7 @@ def test_threads_that_add_the_same_instance_make_one_job(tmp_path):
 
 
 OPENED = """
-import sys
+import sys, time
 from pathlib import Path
 from sonodistill.dicom.service.jobs import Jobs
 jobs = Jobs(Path(sys.argv[1]))
@@ -506,3 +507,13 @@ TestQueue = Queue.TestCase
 TestQueue.settings = settings(
     max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+def test_a_job_whose_last_worker_died_is_told_once(tmp_path):
+    clock = Clock()
+    jobs = Jobs(tmp_path / "jobs.sqlite", Retries(attempts=1), clock=clock)
+    add(jobs, sop="1.2.3")
+    assert jobs.claim("w", 10.0) is not None and jobs.reap() == []
+    clock.now += 11
+    assert [(job.sop_uid, job.state) for job in jobs.reap()] == [("1.2.3", State.DEAD)]
+    assert jobs.reap() == []

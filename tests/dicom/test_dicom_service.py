@@ -37,6 +37,10 @@ def dimse(port: int, name: str = "pacs") -> str:
     return f'[[destination]]\nname = "{name}"\nkind = "dimse"\nhost = "127.0.0.1"\nport = {port}\nae_title = "ORTHANC"'
 
 
+def stow(port: int, name: str = "pacs") -> str:
+    return f'[[destination]]\nname = "{name}"\nkind = "stow"\nurl = "http://127.0.0.1:{port}/dicom-web"'
+
+
 def modalities(pacs) -> list[str]:
     """Of the instances that a PACS holds."""
     return sorted(pacs.get(f"/instances/{each}/tags?simplify")["Modality"] for each in pacs.instances())
@@ -64,11 +68,14 @@ def test_routed_by_orthanc_a_cine_comes_back_as_seg_and_sr_exactly_once_after_th
     assert len(files) == 3
 
 
-def test_killed_at_each_stage_the_result_is_there_exactly_once(tmp_path):
+@pytest.mark.parametrize("destination", [dimse, stow])
+def test_killed_at_each_stage_the_result_is_there_exactly_once(tmp_path, destination):
     ours, theirs = free_ports(2)
+    ports = {"dicom_port": theirs} if destination is dimse else {"http_port": theirs}
+    unguarded = {"AuthenticationEnabled": False}  # its DICOMweb knows no tokens
     with (
-        orthanc(tmp_path, modalities={"sono": ("SONODISTILL", ours)}, dicom_port=theirs) as pacs,
-        service(configuration(tmp_path, f"{scp(ours)}\n{dimse(theirs)}"), faulty=tmp_path / "faults") as running,
+        orthanc(tmp_path, modalities={"sono": ("SONODISTILL", ours)}, settings=unguarded, **ports) as pacs,
+        service(configuration(tmp_path, f"{scp(ours)}\n{destination(theirs)}"), faulty=tmp_path / "faults") as running,
     ):
         source = pacs.upload(CINE)
         with pytest.raises(OSError):  # the first send dies with the receiver

@@ -250,3 +250,12 @@ def test_tls_is_verified(clip: Path, tmp_path: Path) -> None:
         destination(url, tls=trusting).send([clip])
     with over_tls(ours.issue("elsewhere", address="10.0.0.1"), behave) as url, pytest.raises(DeliveryError):
         destination(url, tls=trusting).send([clip])
+
+
+def test_an_orthanc_with_users_is_reached_with_a_password(clip, tmp_path):
+    (tmp_path / "password").write_text("secret\n")
+    with orthanc(tmp_path) as pacs:
+        with pytest.raises(DeliveryError, match="401"):
+            destination(pacs.web, token_file=tmp_path / "password").send([clip])
+        destination(pacs.web, token_file=tmp_path / "password", user="tester").send([clip])
+        assert len(pacs.instances()) == 1

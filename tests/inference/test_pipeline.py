@@ -160,8 +160,9 @@ def test_two_iterators_do_not_disturb_each_other():
 
 
 PROGRAM = """
-import itertools, sys, time
+import itertools, signal, sys, time
 from sonodistill.inference.pipeline import overlapped
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 def slow(group):
     time.sleep(0.05)
     return group

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from sonodistill.dicom.errors import reason_of
 from sonodistill.dicom.predict import Analysis, Analyst
 from sonodistill.dicom.settings import RouteSettings
 from sonodistill.errors import EmptyInputError, SonoDistillError, UnreadableFileError
@@ -54,10 +55,14 @@ def predict_folder(rules: Sequence[RouteSettings], sources: Sequence[Path], out:
                 inside = path.resolve().relative_to(root)
                 try:
                     analysis = analyst.analyse(path, (out / inside).parent, prefix=f"{inside.name}.")
-                except SonoDistillError as error:
+                except Exception as error:  # whatever a file provokes, the others are not held up
+                    if isinstance(error, ImportError) or (isinstance(error, OSError) and error.filename != str(path)):
+                        raise
                     skipped += 1
-                    table.writerow([path, "refused", error.message])
-                    progress.console.print(f"  {error}", markup=False, highlight=False, soft_wrap=True)
+                    state = "refused" if isinstance(error, SonoDistillError) else "failed"
+                    table.writerow([path, state, reason_of(error)])
+                    said = error if state == "refused" else f"{path}: {reason_of(error)}"
+                    progress.console.print(f"  {said}", markup=False, highlight=False, soft_wrap=True)
                     continue
                 table.writerow(_row(path, analysis, out))
     except OSError as error:
@@ -84,7 +89,7 @@ def _row(path: Path, analysis: Analysis, out: Path) -> list[object]:
     known = len(areas) == len(structures)
     made = {each.kind: each.path.relative_to(out) for each in analysis.results}
     return [
-        *(path, "done", "", analysis.rule.name, analysis.findings.source.frames, len(structures)),
+        *(path, "done", analysis.note, analysis.rule.name, analysis.findings.source.frames, len(structures)),
         f"{max(areas):.3f}" if areas and known else "",
         max((each.pixels for each in structures), default=0),
         *(made.get("seg", ""), made.get("sr", ""), made.get("gsps", made.get("sc", ""))),

@@ -61,6 +61,7 @@ def predict(
     """
     from sonodistill.dicom.batch import predict_folder
     from sonodistill.dicom.config import read_settings
+    from sonodistill.dicom.quiet import quiet
     from sonodistill.dicom.settings import Outputs, RouteSettings
     from sonodistill.errors import BundleConfigError
 
@@ -72,13 +73,16 @@ def predict(
         assert model is not None  # noqa: S101 (one of both is given)
         outputs = Outputs(segmentation.value, report, preview.value)  # type: ignore[arg-type]
         rules = (RouteSettings(name, model, everything=True, runtime=runtime, threshold=threshold, outputs=outputs),)
+    quiet()
     raise typer.Exit(predict_folder(rules, paths, out, threads=threads))
 
 
 @app.command()
 def serve(
     config: Annotated[Path, typer.Option(help="Configuration (TOML); the documentation has one to start from.")],
-    check: Annotated[bool, typer.Option("--check", help="Read it, load the models, and end.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read it and all that it names, models and certificates too.")
+    ] = False,
 ) -> None:
     """Run the PACS service until SIGTERM or Ctrl-C, which let it finish what is in hand.
 
@@ -88,11 +92,9 @@ def serve(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s serve %(levelname)s %(message)s")
     if check:
-        from sonodistill.dicom.config import read_settings
-        from sonodistill.dicom.predict import Analyst
+        from sonodistill.dicom.service.run import check as checked
 
-        with Analyst(read_settings(config).route) as analyst:
-            analyst.load()
+        checked(config)
         typer.echo(f"{config}: sound; every model is loaded")
         return
     from sonodistill.dicom.service.run import serve as run

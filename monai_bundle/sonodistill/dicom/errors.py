@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 from sonodistill.errors import SonoDistillError
 
 
@@ -47,3 +50,15 @@ class LeaseLostError(SonoDistillError):
 
 class QueueError(SonoDistillError):
     """A job or delivery is not there, or not in a state that allows what was asked."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something failed, for logs and the queue: the message of an error of ours; of others their kind and place.
+
+    What other libraries say may quote values of a file, and those may be the patient's.
+    """
+    if isinstance(error, SonoDistillError):
+        return error.message
+    said = f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) else type(error).__name__
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if "sonodistill" in each.filename]
+    return f"{said} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else said

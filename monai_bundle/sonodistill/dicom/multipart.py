@@ -21,7 +21,8 @@ def media_type(header: str | None) -> tuple[str, dict[str, str]]:
     message = Message()
     message["Content-Type"] = "".join((header or "").splitlines())
     found = message.get_params(failobj=[]) or [("", "")]
-    return found[0][0].strip().lower(), {name.lower(): value for name, value in found[1:]}
+    # A parameter in several parts or with a character set (RFC 2231) is a tuple; none that is read here needs one.
+    return found[0][0].strip().lower(), {name.lower(): text for name, text in found[1:] if isinstance(text, str)}
 
 
 def parts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Callable, Sequence
 
 from pydicom.dataset import Dataset
@@ -13,6 +14,7 @@ from sonodistill.dicom.settings import RouteSettings
 from sonodistill.dicom.source import Source
 
 STILL, CINE = "still", "cine"
+_CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
 _ATTRIBUTES = {
     "body_part": ("BodyPartExamined",),
     "series_description": ("SeriesDescription",),
@@ -70,4 +72,9 @@ def _said(ds: Dataset) -> str:
     """The coded values that routes look at: they come from lists, not from a keyboard."""
     part, transducer = (_values(ds, keyword)[:1] for keyword in ("BodyPartExamined", "TransducerType"))
     texts = [("body part", part), ("transducer type", transducer)]
-    return ", ".join(f"{name} {value[0][:16]!r}" if value else f"no {name}" for name, value in texts)
+    return ", ".join(f"{name} {_coded(value[0])}" if value else f"no {name}" for name, value in texts)
+
+
+def _coded(value: str) -> str:
+    """A value as codes are written (PS3.5 6.2 CS); what is not is free text, and not repeated."""
+    return value if _CODE.fullmatch(value) else "of another form"

@@ -99,7 +99,8 @@ class Pull:
 
     Attributes:
         url: of the service, "https://pacs.example/dicom-web".
-        token_file: file with a bearer token.
+        token_file: file with a bearer token, or with the password of ``user``.
+        user: for HTTP Basic authentication.
         tls: our certificate, and the authority that signed the server's.
         query: attributes to search studies by, such as {"ModalitiesInStudy" = "US"}.
         days: studies of today and the days before are looked at.
@@ -109,6 +110,7 @@ class Pull:
 
     url: str
     token_file: Path | None = None
+    user: str = ""
     tls: Tls | None = None
     query: dict[str, str] = field(default_factory=lambda: {"ModalitiesInStudy": "US"})
     days: int = 1
@@ -128,7 +130,7 @@ class Http:
     """
 
     host: str = "127.0.0.1"
-    port: int = 8042
+    port: int = 8043
     token_file: Path | None = None
     tls: Tls | None = None
     stow: bool = False
@@ -142,7 +144,7 @@ class DestinationSettings:
         name: in messages and in the queue.
         kind: "dimse" (C-STORE), "stow" (STOW-RS) or "folder".
         host, port, ae_title, calling_ae_title: dimse: the other side's, and ours.
-        url, token_file: stow.
+        url, token_file, user: stow, as for a Pull.
         folder: folder.
         tls: dimse and stow.
         timeout_seconds: without an answer.
@@ -156,6 +158,7 @@ class DestinationSettings:
     calling_ae_title: str = "SONODISTILL"
     url: str = ""
     token_file: Path | None = None
+    user: str = ""
     folder: Path | None = None
     tls: Tls | None = None
     timeout_seconds: float = 30.0

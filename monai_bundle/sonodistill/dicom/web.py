@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -38,7 +39,8 @@ class Client:
     Args:
         url: of the service, http or https.
         tls: our certificate, and the authority that signed the server's; None takes the system's authorities.
-        token_file: file with a bearer token.
+        token_file: file with a bearer token or, for a user, the password.
+        user: for HTTP Basic authentication in place of a bearer token.
         timeout: seconds without a sign of life.
         limit_seconds: for a whole request, from connecting to the last byte of the answer.
 
@@ -51,6 +53,7 @@ class Client:
         *,
         tls: Tls | None = None,
         token_file: Path | None = None,
+        user: str = "",
         timeout: float = 30.0,
         limit_seconds: float = 600.0,
     ) -> None:
@@ -59,7 +62,8 @@ class Client:
         self.url = url.rstrip("/")
         self._origin = _origin(parts)
         self._base = parts.path.rstrip("/")
-        self._token_file, self._timeout, self._limit = token_file, timeout, limit_seconds
+        self._token_file, self._user = token_file, user
+        self._timeout, self._limit = timeout, limit_seconds
         if token_file is not None and not self._secure and not is_loopback(self.host):
             raise ServiceConfigError(f"a token for {self.host} is sent over https only")
         self._context = client_context(tls) if self._secure else None
@@ -174,7 +178,11 @@ class Client:
     def _authorization(self) -> dict[str, str]:
         if self._token_file is None:
             return {}
-        return {"Authorization": f"Bearer {read_token(self._token_file)}"}
+        secret = read_token(self._token_file)
+        if self._user:
+            both = base64.b64encode(f"{self._user}:{secret}".encode()).decode("ascii")
+            return {"Authorization": f"Basic {both}"}
+        return {"Authorization": f"Bearer {secret}"}
 
 
 class Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import logging
 import os
@@ -62,8 +63,21 @@ class FolderDestination:
                 os.fsync(written.fileno())
             temporary.chmod(_MODE)
             temporary.replace(target)
+            _flush(self._folder)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _flush(folder: Path) -> None:
+    """Have the names in a folder on disk: what is confirmed leaves the spool, and a power cut must not take it here."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a share that cannot
+            raise
+    finally:
+        os.close(handle)
 
 
 def _instance_uid(path: Path) -> str:

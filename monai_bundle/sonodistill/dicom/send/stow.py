@@ -41,7 +41,11 @@ class StowDestination:
     def __init__(self, settings: DestinationSettings) -> None:
         self.name = settings.name
         self._client = Client(
-            settings.url, tls=settings.tls, token_file=settings.token_file, timeout=settings.timeout_seconds
+            settings.url,
+            tls=settings.tls,
+            token_file=settings.token_file,
+            user=settings.user,
+            timeout=settings.timeout_seconds,
         )
 
     def send(self, paths: Sequence[Path]) -> None:

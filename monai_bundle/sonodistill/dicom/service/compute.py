@@ -8,14 +8,15 @@ import threading
 import time
 from functools import partial
 
-from sonodistill.dicom.errors import LeaseLostError, NoRouteError, QueueError, ResultError
+from sonodistill.dicom.errors import LeaseLostError, NoRouteError, QueueError, ResultError, reason_of
 from sonodistill.dicom.predict import Analyst
 from sonodistill.dicom.service.beat import Beat, renewed
 from sonodistill.dicom.service.records import Job, Result, State
 from sonodistill.dicom.service.spool import Spool
 from sonodistill.dicom.settings import RouteSettings, Settings
-from sonodistill.errors import SonoDistillError, UnreadableFileError, UnsupportedFormatError
+from sonodistill.errors import UnreadableFileError, UnsupportedFormatError
 from sonodistill.files import sha256
+from sonodistill.frames.isolated_process import DecoderKilledError
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ class _Worker:
 
     def work(self) -> bool:
         """One job, if there is any."""
+        for dead in self._jobs.reap():
+            self._ended(dead, State.DEAD)
         job = self._jobs.claim(self._owner, LEASE_SECONDS)
         if job is None:
             return False
@@ -64,6 +67,11 @@ class _Worker:
         except LeaseLostError:
             logger.warning("job %d: another worker has it by now; nothing of this attempt counts", job.id)
             return True
+        self._ended(job, state)
+        return True
+
+    def _ended(self, job: Job, state: State) -> None:
+        """Put its file where it belongs, and note what became of it."""
         if state in (State.REFUSED, State.DEAD):
             self._spool.forget(job.id)
         if state is not State.RECEIVED:
@@ -71,7 +79,6 @@ class _Worker:
                 state.value, job=job.id, state=state.value, sop_uid=job.sop_uid, study_uid=job.study_uid
             )
         self._beat.count(f"jobs/{state.value}")
-        return True
 
     def _end(self, job: Job) -> State:
         """Compute it and record what became of it."""
@@ -80,17 +87,12 @@ class _Worker:
             path = self._spool.source(job)
             folder = self._spool.results_folder(job)
             analysis = self._analyst.analyse(path, folder)
-            results = [Result(each.kind, each.uid, str(each.path), sha256(each.path)) for each in analysis.results]
-        except _REFUSALS as error:
-            logger.info("job %d is refused: %s", job.id, error.message)
-            self._jobs.refuse(job.id, self._owner, error.message)
-            return State.REFUSED
-        except LeaseLostError:
-            raise
+            results = [
+                Result(each.kind, each.uid, str(each.path.relative_to(self._spool.results)), sha256(each.path))
+                for each in analysis.results
+            ]
         except Exception as error:  # noqa: BLE001 (whatever it is, the job is accounted for)
-            reason = error.message if isinstance(error, SonoDistillError) else f"{type(error).__name__}: {error!s:.200}"
-            logger.warning("job %d failed in attempt %d: %s", job.id, job.attempts, reason)
-            return self._jobs.fail(job.id, self._owner, reason, permanent=isinstance(error, (ResultError, QueueError)))
+            return self._badly(job, error)
         self._jobs.finish(
             job.id, self._owner, results, destinations(self._settings, analysis.rule), route=analysis.rule.name
         )
@@ -99,6 +101,16 @@ class _Worker:
         if not destinations(self._settings, analysis.rule):
             self._spool.forget(job.id)
         return State.DONE
+
+    def _badly(self, job: Job, error: Exception) -> State:
+        """It is refused where the instance is at fault, else tried again; record it."""
+        reason = reason_of(error)
+        if isinstance(error, _REFUSALS) and not isinstance(error, DecoderKilledError):
+            logger.info("job %d is refused: %s", job.id, reason)
+            self._jobs.refuse(job.id, self._owner, reason)
+            return State.REFUSED
+        logger.warning("job %d failed in attempt %d: %s", job.id, job.attempts, reason)
+        return self._jobs.fail(job.id, self._owner, reason, permanent=isinstance(error, (ResultError, QueueError)))
 
 
 def destinations(settings: Settings, rule: RouteSettings) -> list[str]:

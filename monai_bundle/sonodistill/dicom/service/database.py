@@ -15,6 +15,7 @@ from sonodistill.dicom.errors import SpoolError
 _VERSION = 1
 _BUSY_SECONDS = 60.0
 _WAL_BYTES = 16 << 20
+_DAMAGED = "restore it, or move it away with its -wal and -shm: files that wait in the spool are then taken up anew"
 
 # An index for each question that is asked often, and no other: the planner is not always right between two.
 _SCHEMA = """
@@ -82,7 +83,7 @@ class Database:
     Args:
         path: made when it is missing, in an existing folder.
 
-    Errors: SpoolError when a newer version of the program wrote it.
+    Errors: SpoolError when it is damaged, or a newer version of the program wrote it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -144,8 +145,10 @@ class Database:
                     path=self.path,
                     remedy="use that version, or drain it and start with a new spool",
                 )
-        except BaseException:
+        except BaseException as error:
             connection.close()
+            if type(error) is sqlite3.DatabaseError:  # and none of its subclasses, such as for a full disk
+                raise SpoolError(f"the queue is damaged ({error})", path=self.path, remedy=_DAMAGED) from error
             raise
         return connection
 

@@ -8,7 +8,7 @@ import threading
 from functools import partial
 from pathlib import Path
 
-from sonodistill.dicom.errors import DeliveryError, LeaseLostError, RefusedDeliveryError
+from sonodistill.dicom.errors import DeliveryError, LeaseLostError, RefusedDeliveryError, reason_of
 from sonodistill.dicom.send import Destination
 from sonodistill.dicom.service.beat import Beat, renewed
 from sonodistill.dicom.service.records import Delivery, State
@@ -34,13 +34,22 @@ def deliver(settings: Settings, spool: Spool, beat: Beat, stop: threading.Event)
     for thread in threads:
         thread.start()
     beat.is_ready()
-    while True:
-        spool.jobs.prune(settings.service.keep_days)
+    try:
+        while not stop.is_set():
+            _tidy(spool, settings.service.keep_days)
+            stop.wait(TIDY_SECONDS)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _tidy(spool: Spool, keep_days: float) -> None:
+    try:
+        spool.jobs.prune(keep_days)
         spool.tidy()  # what a process that died had no time for
-        if stop.wait(TIDY_SECONDS):
-            break
-    for thread in threads:
-        thread.join()
+    except Exception as error:  # noqa: BLE001 (a full disk, say: it is tried again, and sending goes on meanwhile)
+        logger.error("tidying the spool: %s", reason_of(error))
 
 
 def open_destination(settings: DestinationSettings) -> Destination:
@@ -68,9 +77,9 @@ class _Sender:
             while not stop.is_set():
                 try:
                     worked = self._work()
-                except Exception:
+                except Exception as error:  # noqa: BLE001
                     # The lease runs out, and the attempt is counted: nothing is lost, and nothing goes on for ever.
-                    logger.exception("sending to %s", self._destination.name)
+                    logger.error("sending to %s: %s", self._destination.name, reason_of(error))
                     worked = False
                 if not worked:
                     stop.wait(POLL_SECONDS)
@@ -114,7 +123,7 @@ class _Sender:
         except DeliveryError as error:
             reason, permanent = error.message, error.permanent
         except Exception as error:  # noqa: BLE001 (whatever it is, the delivery is accounted for)
-            reason, permanent = f"{type(error).__name__}: {error!s:.200}", False
+            reason, permanent = reason_of(error), False
         else:
             self._jobs.finish_delivery(delivery.id, self._owner)
             return State.DONE
@@ -127,7 +136,7 @@ class _Sender:
         """The files of the results, which have to be those that were checked."""
         paths = []
         for result in self._jobs.results(delivery.job):
-            path = Path(result.path)
+            path = self._spool.results / result.path
             if not path.is_file() or sha256(path) != result.sha256:
                 raise RefusedDeliveryError(
                     f"the {result.kind} of job {delivery.job} is not what was written", path=path

@@ -13,6 +13,7 @@ from sonodistill.dicom.service.ledger import Ledger, delivery_of, job_of
 from sonodistill.dicom.service.records import Delivery, Job, Result, State
 
 _PEER = 200
+_STRAY = "the configuration has no destination of that name any more"
 
 
 class Jobs(Ledger):
@@ -116,6 +117,18 @@ class Jobs(Ledger):
             claimed = self._jobs.claim(connection, owner, now, lease_seconds)
             return None if claimed is None else job_of(connection, claimed)
 
+    def reap(self) -> list[Job]:
+        """Take back the jobs whose lease ran out; gives those that are dead by it, their last attempt being over."""
+        now = self._clock()
+        with self._database.read() as connection:
+            if not self._jobs.expired(connection, now):
+                return []
+        with self._database.write() as connection:
+            dead = self._jobs.reap(connection, now)
+            for number in dead:
+                self._promote_duplicate(connection, number, now)
+            return [job_of(connection, number) for number in dead]
+
     def renew(self, job: int, owner: str, lease_seconds: float) -> bool:
         """Keep the job; False when it is another's by now."""
         with self._database.write() as connection:
@@ -207,6 +220,18 @@ class Jobs(Ledger):
         with self._database.write() as connection:
             row = self._deliveries.held(connection, delivery, owner)
             return self._deliveries.fail(connection, row, reason, permanent=permanent, now=self._clock())
+
+    def end_strays(self, destinations: Sequence[str]) -> list[Delivery]:
+        """Deliveries to any other destination end dead: nobody would ever send them, or let go of their files."""
+        now = self._clock()
+        with self._database.write() as connection:
+            rows = connection.execute(
+                "SELECT id, destination FROM deliveries WHERE state IN ('queued', 'running')"
+            ).fetchall()
+            strays = [row["id"] for row in rows if row["destination"] not in destinations]
+            for number in strays:
+                self._deliveries.end(connection, number, State.DEAD, _STRAY, now)
+            return [delivery_of(connection, number) for number in strays]
 
     def _in_the_way(self, connection: sqlite3.Connection, sop_uid: str, config_sha256: str) -> list[sqlite3.Row]:
         """The job of the instance that waits or runs, else those that are done under this configuration."""

@@ -51,7 +51,7 @@ class Leases:
 
     def waiting(self, connection: sqlite3.Connection, now: float, destination: str | None = None) -> bool:
         """Whether a claim could find something; it takes no lock."""
-        return self._first(connection, now, destination) is not None or self._expired(connection, now) is not None
+        return self._first(connection, now, destination) is not None or self.expired(connection, now)
 
     def claim(
         self, connection: sqlite3.Connection, owner: str, now: float, seconds: float, destination: str | None = None
@@ -72,7 +72,7 @@ class Leases:
 
     def reap(self, connection: sqlite3.Connection, now: float) -> list[int]:
         """Take back what nobody renewed; it goes behind what is due. Gives those whose last attempt it was: dead."""
-        if self._expired(connection, now) is None:
+        if not self.expired(connection, now):
             return []
         rows = connection.execute(
             f"SELECT id, attempts FROM {self.table} WHERE state = 'running' AND lease_until <= ?",  # noqa: S608
@@ -151,6 +151,13 @@ class Leases:
             (now, len(owners), owners),
         )
 
+    def unwind(self, connection: sqlite3.Connection, now: float) -> None:
+        """Make due what would wait longer than any failure makes it: its time is of a clock that was ahead."""
+        connection.execute(
+            f"UPDATE {self.table} SET next_at = ? WHERE state = '{self.ready.value}' AND next_at > ?",  # noqa: S608
+            (now, now + 1.5 * _LONGEST_WAIT),
+        )
+
     def _first(self, connection: sqlite3.Connection, now: float, destination: str | None) -> int | None:
         where, arguments = ("", ()) if destination is None else ("destination = ? AND ", (destination,))
         row = connection.execute(
@@ -160,9 +167,7 @@ class Leases:
         ).fetchone()
         return None if row is None else int(row["id"])
 
-    def _expired(self, connection: sqlite3.Connection, now: float) -> int | None:
-        row = connection.execute(
-            f"SELECT id FROM {self.table} WHERE state = 'running' AND lease_until <= ? LIMIT 1",  # noqa: S608
-            (now,),
-        ).fetchone()
-        return None if row is None else int(row["id"])
+    def expired(self, connection: sqlite3.Connection, now: float) -> bool:
+        """Whether a lease ran out."""
+        query = f"SELECT 1 FROM {self.table} WHERE state = 'running' AND lease_until <= ? LIMIT 1"  # noqa: S608
+        return connection.execute(query, (now,)).fetchone() is not None

@@ -137,9 +137,13 @@ class Ledger:
     def prune(self, keep_days: float) -> int:
         """Remove the rows of jobs that ended so long ago and whose files are gone; says how many.
 
-        Dead and refused ones stay until they are purged.
+        Dead and refused ones stay until they are purged. What waits by a clock that was ahead is due now.
         """
-        before, removed = self._clock() - keep_days * _DAY, 0
+        now = self._clock()
+        with self._database.write() as connection:
+            for each in (self._jobs, self._deliveries):
+                each.unwind(connection, now)
+        before, removed = now - keep_days * _DAY, 0
         while True:
             with self._database.write() as connection:
                 count = connection.execute(
@@ -221,8 +225,9 @@ class Ledger:
         """Nobody works on anything, and what waits is processed under this configuration."""
         now = self._clock()
         with self._database.write() as connection:
-            self._jobs.expire(connection, now)
-            self._deliveries.expire(connection, now)
+            for each in (self._jobs, self._deliveries):
+                each.expire(connection, now)
+                each.unwind(connection, now)
             connection.execute(
                 "UPDATE jobs SET config_sha256 = ? WHERE state IN ('received', 'running') AND config_sha256 <> ?",
                 (config_sha256, config_sha256),

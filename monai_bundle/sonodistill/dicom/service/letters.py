@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from sonodistill.dicom.errors import QueueError
@@ -77,6 +78,13 @@ class Letters:
         delivery = self.jobs.retry_delivery(number)
         self.note("retried", self.jobs.job(delivery.job), delivery=number, destination=delivery.destination)
         return delivery
+
+    def end_strays(self, destinations: Sequence[str]) -> int:
+        """Deliveries to destinations that are not among these are dead letters from now on; says how many."""
+        strays = self.jobs.end_strays(destinations)
+        for each in strays:
+            self.note("dead", self.jobs.job(each.job), delivery=each.id, destination=each.destination)
+        return len(strays)
 
     def purge(self, number: int) -> Job:
         """Remove a dead or refused job and its file for good.

@@ -56,7 +56,7 @@ def pull(settings: Pull, intake: Intake, stop: Stop, known: Callable[[str], bool
 
     Errors: ServiceConfigError when the URL, the token's file or a certificate cannot be used at the start.
     """
-    client = Client(settings.url, tls=settings.tls, token_file=settings.token_file)
+    client = Client(settings.url, tls=settings.tls, token_file=settings.token_file, user=settings.user)
     look = _Look(settings, client, intake, stop, known, max_bytes)
     with _aborted_by(stop, client):
         while not stop.is_set():

@@ -68,9 +68,9 @@ class Result:
     """An object made from an instance.
 
     Attributes:
-        kind: "segmentation", "report", "preview".
+        kind: "seg", "sr", "gsps" or "sc".
         uid: its SOP Instance UID.
-        path: in the spool.
+        path: below the spool's folder of results, so that a spool can be moved.
         sha256: of the file, hex.
     """
 

@@ -1,4 +1,4 @@
-"""The processes of the service, started by ``run``: python -m sonodistill.dicom.service.roles ROLE CONFIGURATION."""
+"""The processes of the service, which ``run`` starts: python -m sonodistill.dicom.service.roles ROLE CONFIG [BASE]."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import os
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from sonodistill.dicom.config import read_settings
+from sonodistill.dicom.errors import reason_of
 from sonodistill.dicom.model import service_digest
+from sonodistill.dicom.quiet import quiet
 from sonodistill.dicom.service.beat import Beat, CountedIntake, signs
 from sonodistill.dicom.service.metrics import Snapshot
 from sonodistill.dicom.service.spool import Spool, open_spool
@@ -148,18 +149,23 @@ def snapshot(settings: Settings, spool: Spool) -> Snapshot:
     )
 
 
-def main(role: str, configuration: str) -> int:
-    """Run one process until it is told to stop; gives its exit code."""
+def main(role: str, configuration: str, base: str | None = None) -> int:
+    """Run one process until it is told to stop; gives its exit code.
+
+    Args:
+        base: folder at which the configuration's paths start, if not its own.
+    """
     _end_with_parent()
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {role} %(levelname)s %(message)s", stream=sys.stderr)
-    for name in ("pydicom", "pynetdicom", "highdicom"):  # their lines and warnings quote values of what arrives
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    warnings.simplefilter("ignore")
+    quiet()
+    threading.excepthook = lambda ended: logger.error(
+        "a thread ended: %s", reason_of(ended.exc_value or ended.exc_type())
+    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        settings = read_settings(Path(configuration))
+        settings = read_settings(Path(configuration), base)
         spool = open_spool(settings.service, service_digest(settings.route))
         with Beat(settings.service.spool, role) as beat:
             ROLES[role](settings, spool, beat, stop)
@@ -167,6 +173,9 @@ def main(role: str, configuration: str) -> int:
     except SonoDistillError as error:
         logger.error("%s", error)
         return EXIT_UNUSABLE
+    except Exception as error:  # noqa: BLE001 (a traceback would quote values with the messages of its errors)
+        logger.error("it ends: %s", reason_of(error))
+        return 1
     return 0
 
 

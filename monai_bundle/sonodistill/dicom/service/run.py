@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sonodistill.dicom.config import read_settings
-from sonodistill.dicom.model import service_digest
+from sonodistill.dicom.config import read_service
+from sonodistill.dicom.model import load_model, service_digest
+from sonodistill.dicom.service.deliver import open_destination
 from sonodistill.dicom.service.roles import COMPUTE, DELIVER, EXIT_UNUSABLE, roles_of
-from sonodistill.dicom.service.spool import open_spool
+from sonodistill.dicom.service.spool import open_spool, private_folder
+from sonodistill.dicom.tls import server_context
+from sonodistill.dicom.web import Client, read_token
 
 logger = logging.getLogger(__name__)
 
@@ -57,23 +60,25 @@ def serve(
     ways in close first; jobs that wait stay in the spool.
 
     Args:
-        configuration: TOML file, see ``sonodistill.dicom.settings``.
-        launcher: command that runs a role, given as its next words with the configuration.
+        configuration: TOML file, see ``sonodistill.dicom.settings``; read once, at the start.
+        launcher: command that runs a role, given as its next words with the configuration and its folder.
         drain_seconds: that a process gets to finish; then it is killed.
         stop: ends the service as SIGTERM does; where it is given, signals are the caller's.
 
     Errors: ServiceConfigError; SpoolError when another service uses the spool; WeightsError.
     """
     configuration = Path(configuration).resolve()
-    settings = read_settings(configuration)
+    settings = read_service(configuration)
     spool = open_spool(settings.service, service_digest(settings.route))
     if stop is None:
         stop = _stopped_by_signals()
     try:
         spool.recover()
+        if strays := spool.end_strays([each.name for each in settings.destination]):
+            logger.warning("%d deliveries are dead: their destinations are not in the configuration any more", strays)
         spool.audit.record("started")
         processes = [_Process(role) for role in roles_of(settings)]
-        command = [*launcher], str(configuration)
+        command = [*launcher], [str(_kept(configuration, settings.service.spool)), str(configuration.parent)]
         code = 0
         try:
             while not stop.is_set() and code == 0:
@@ -88,7 +93,35 @@ def serve(
         spool.close()
 
 
-def _look_after(processes: Sequence[_Process], command: tuple[list[str], str]) -> int:
+def _kept(configuration: Path, spool: Path) -> Path:
+    """A copy for the processes: one that starts anew goes by what the others do, whatever was changed meanwhile."""
+    copy = spool / "run" / configuration.name
+    private_folder(copy.parent)
+    copy.write_bytes(configuration.read_bytes())
+    return copy
+
+
+def check(configuration: str | Path) -> None:
+    """Read everything that a service would need at its start: settings, models, certificates, keys and tokens.
+
+    Errors: as of ``serve``, but for those of the spool.
+    """
+    settings = read_service(configuration)
+    for rule in settings.route:
+        load_model(rule, threads=settings.service.threads)
+    for server in (settings.scp, settings.http):
+        if server is not None and server.tls is not None:
+            server_context(server.tls)
+    for each in settings.pull:
+        Client(each.url, tls=each.tls, token_file=each.token_file)
+    for one in settings.destination:
+        open_destination(one).close()
+    for user in (settings.http, *settings.pull, *settings.destination):
+        if user is not None and user.token_file is not None:
+            read_token(user.token_file)
+
+
+def _look_after(processes: Sequence[_Process], command: tuple[list[str], list[str]]) -> int:
     """Start what is due; the exit code of a process that says there is no use in it, else 0."""
     for each in processes:
         code = each.process.poll() if each.process else None
@@ -105,7 +138,7 @@ def _look_after(processes: Sequence[_Process], command: tuple[list[str], str]) -
             each.process, each.due = None, now + wait
         if now >= each.due:
             launcher, configuration = command
-            each.process = subprocess.Popen([*launcher, each.role, configuration], stdin=subprocess.DEVNULL)
+            each.process = subprocess.Popen([*launcher, each.role, *configuration], stdin=subprocess.DEVNULL)
             each.started = now
     return 0
 

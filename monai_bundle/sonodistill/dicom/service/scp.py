@@ -18,7 +18,8 @@ from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ASSOCIATE
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import Verification, register_uid, uid_to_service_class  # type: ignore[attr-defined]
 
 from sonodistill.dicom.errors import ServiceConfigError
 from sonodistill.dicom.service.connection import MAX_PDU, Bounds, Handler, Server
@@ -78,7 +79,7 @@ def serve_scp(
         max_file_bytes: of a data set.
         ready: is called with the port once connections are taken.
 
-    Errors: ServiceConfigError (address, certificates, allow list), OSError (the port is taken).
+    Errors: ServiceConfigError (certificates, allow list, an address that cannot be listened at).
     """
     callers = Callers(settings.allow)
     context = None if settings.tls is None else server_context(settings.tls)
@@ -93,6 +94,8 @@ def serve_scp(
     # Without two video syntaxes of which pydicom does not know that they are some.
     syntaxes = sorted(each for each in TRANSFER_SYNTAXES if UID(each).is_transfer_syntax)
     for kind in ULTRASOUND_CLASSES:
+        if uid_to_service_class(kind) is not StorageServiceClass:  # the retired ones, whose C-STOREs it would abort
+            register_uid(kind, f"Retired{kind.replace('.', '_')}", StorageServiceClass)
         ae.add_supported_context(kind, syntaxes)
     bounds = Bounds(
         connections=4 * settings.max_associations + 16,
@@ -104,18 +107,21 @@ def serve_scp(
     ae.maximum_associations = bounds.connections + 1
     # pydicom's warnings would quote values of what arrives.
     with config.disable_value_validation():
-        server = ae.make_server(
-            (settings.host, settings.port),
-            ssl_context=context,
-            evt_handlers=[
-                (evt.EVT_REQUESTED, _requested, [callers, settings.max_associations]),
-                (evt.EVT_C_STORE, _stored, [intake]),
-            ],
-            server_class=Server,
-            request_handler=Handler,
-            bounds=bounds,
-            intake=intake,
-        )
+        try:
+            server = ae.make_server(
+                (settings.host, settings.port),
+                ssl_context=context,
+                evt_handlers=[
+                    (evt.EVT_REQUESTED, _requested, [callers, settings.max_associations]),
+                    (evt.EVT_C_STORE, _stored, [intake]),
+                ],
+                server_class=Server,
+                request_handler=Handler,
+                bounds=bounds,
+                intake=intake,
+            )
+        except OSError as error:
+            raise ServiceConfigError(f"cannot listen at {settings.host}:{settings.port} ({error.strerror})") from None
         _run(cast(Server, server), stop, ready)
 
 

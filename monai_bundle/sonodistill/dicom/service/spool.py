@@ -31,6 +31,7 @@ from sonodistill.errors import UnreadableFileError, UnsupportedFormatError
 
 logger = logging.getLogger(__name__)
 
+_OURS = {"incoming", "instances", "quarantine", "results", "run", "lock", "jobs", "audit", "", "lost+found"}
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -225,12 +226,24 @@ def open_spool(settings: Service, config_sha256: str = "", *, create: bool = Tru
     folder = Path(settings.spool)
     if not create and not (folder / "jobs.sqlite").is_file():
         raise SpoolError("this is no spool", path=folder, remedy="give the folder service.spool of the configuration")
+    _check_ours(folder)
     private_folder(folder)
     retries = Retries(settings.max_attempts, settings.retry_seconds)
     audit = Audit(folder / "audit.jsonl", audit_key(folder / "audit.key"))
     deliveries = Retries(settings.delivery_attempts, settings.retry_seconds)
     jobs = Jobs(folder / "jobs.sqlite", retries, delivery_retries=deliveries)
     return Spool(settings, jobs, audit, config_sha256)
+
+
+def _check_ours(folder: Path) -> None:
+    """That a folder is a spool or may become one: others may need what else lies there, and could not enter it then.
+
+    Errors: SpoolError.
+    """
+    with suppress(FileNotFoundError):
+        foreign = [each.name for each in folder.iterdir() if each.name.split(".")[0] not in _OURS]
+        if foreign and not (folder / "jobs.sqlite").is_file():
+            raise SpoolError("this folder holds other files", path=folder, remedy="give service.spool its own folder")
 
 
 def private_folder(folder: Path) -> Path:

@@ -96,8 +96,8 @@ class Watcher:
                 if not self._copied(path, copy, known):
                     return False
                 receipt = self._intake.accept(copy, via="watch", peer=str(self._settings.folder))
-            if self._settings.remove and receipt.outcome is not Outcome.REFUSED:
-                Path(path).unlink(missing_ok=True)
+            if self._settings.remove and receipt.outcome is not Outcome.REFUSED and _print(path) == known.print:
+                Path(path).unlink(missing_ok=True)  # and nothing that came under its name meanwhile
         except Exception as error:  # noqa: BLE001 - one file does not stand in the way of the others
             logger.warning("watched folder: a file could not be taken yet (%s)", type(error).__name__)
             return False
@@ -113,6 +113,15 @@ class Watcher:
                 target.write(chunk)
             after = os.fstat(handle)
         return (after.st_size, after.st_mtime_ns) == known.print
+
+
+def _print(path: str) -> tuple[int, int] | None:
+    """Size and time of a file, by which a change shows; None when it is gone."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
