@@ -15,6 +15,7 @@ from sonodistill_training.bench.dicom import service as module
 from sonodistill_training.bench.dicom.clips import disk_loop, write_clips, write_stills
 from sonodistill_training.bench.dicom.sender import store
 from sonodistill_training.bench.dicom.service import ServiceError, configure, running, send
+from sonodistill_training.bench.dicom.setup import Setup
 
 NUMBERS = {
     *("end_to_end_vs_bare", "end_to_end_vs_bare_speckle", "decode_ms_per_frame", "receive_mb_per_second"),
@@ -51,7 +52,7 @@ def test_without_dcmtk_pynetdicom_sends(tmp_path, monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda _: None)
     (model := tmp_path / "model.onnx").write_bytes(b"not opened by the role that receives")
     clips = write_clips(tmp_path, disk_loop(0), 1, 2)
-    with running(*configure(tmp_path / "service", model, runtime="onnxruntime", threads=1), role="receive") as service:
+    with running(*configure(tmp_path / "service", model, setup=Setup()), role="receive") as service:
         program, seconds = send(service.port, [clips[:1], clips[1:]])
         assert program == "pynetdicom" and seconds > 0
         assert service.states() == {"received": 2}
@@ -59,7 +60,7 @@ def test_without_dcmtk_pynetdicom_sends(tmp_path, monkeypatch):
 
 
 def test_a_service_that_cannot_work_is_an_error_that_says_so(tmp_path):
-    configuration, port = configure(tmp_path / "service", tmp_path / "none.onnx", runtime="onnxruntime", threads=1)
+    configuration, port = configure(tmp_path / "service", tmp_path / "none.onnx", setup=Setup())
     with pytest.raises(ServiceError, match="ended with code"), running(configuration, port):
         pass
 

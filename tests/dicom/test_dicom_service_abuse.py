@@ -19,6 +19,7 @@ from findings_case import public_file
 from orthanc import free_ports
 from pydicom import uid
 from pydicom.uid import generate_uid
+from pynetdicom import _config
 from pynetdicom.dsutils import split_dataset
 from service_case import configuration, service
 from test_dicom_scp import associate, eventually, raw_answer, request_pdu
@@ -69,9 +70,7 @@ def attacked(folder: Path) -> Iterator[Attacked]:
     path.write_text(path.read_text().replace("threads = 1}", f"threads = 1, {limits}}}"))
     with service(path) as running, Memory(running.process.pid).watched() as memory:
         target = Attacked(running, folder / "in", dimse, http, folder / "out", memory, CAPS)
-        target.roles = {
-            pid: role for pid, role in processes(running.process.pid).items() if role not in ("decoder", "supervisor")
-        }
+        target.roles = {pid: role for pid, role in processes(running.process.pid).items() if role != "decoder"}
         assert sorted(target.roles.values()) == ["compute", "deliver", "gather", "http", "receive"]
         yield target
     assert verify(running.spool / "audit.jsonl").broken == ""
@@ -246,7 +245,7 @@ def test_uids_that_look_like_paths_lead_nowhere(target, seeds, tmp_path, monkeyp
             files.append(path)
     for way in WAYS:
         target.send(way, files)
-    monkeypatch.setitem(__import__("pynetdicom")._config.VALIDATORS, "UI", lambda value: (True, ""))
+    monkeypatch.setitem(_config.VALIDATORS, "UI", lambda value: (True, ""))
     for strange in STRANGE_UIDS[:3]:
         assert raw_answer(target.dimse, uid=strange) >= 0xA900  # or the end of the association
         target.sent += 1

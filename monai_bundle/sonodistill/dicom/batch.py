@@ -60,7 +60,7 @@ def predict_folder(rules: Sequence[RouteSettings], sources: Sequence[Path], out:
                         raise
                     skipped += 1
                     state = "refused" if isinstance(error, SonoDistillError) else "failed"
-                    table.writerow([path, state, reason_of(error)])
+                    table.writerow([path, state, reason_of(error), *[""] * (len(_COLUMNS) - 3)])
                     said = error if state == "refused" else f"{path}: {reason_of(error)}"
                     progress.console.print(f"  {said}", markup=False, highlight=False, soft_wrap=True)
                     continue

@@ -39,7 +39,7 @@ _BOUNDS: dict[type, dict[str, tuple[float, float]]] = {
         "decode_seconds": (1, _HOURS),
         "threads": (0, 1024),
     },
-    Scp: {"port": (0, 65535), "max_associations": (1, 256), "memory_mb": (256, 1 << 20)},
+    Scp: {"port": (0, 65535), "max_associations": (1, 256), "memory_mb": (768, 1 << 20)},
     Http: {"port": (0, 65535)},
     Watch: {"quiet_seconds": (0, _HOURS), "poll_seconds": (0.01, _HOURS)},
     Pull: {"days": (0, _DAYS), "poll_seconds": (0.1, _HOURS), "frames_per_request": (1, 10_000)},

@@ -64,7 +64,7 @@ class Scp:
         allow: calling AE titles that may send, each optionally with its address, "PACS@10.0.0.5"; others are rejected.
         max_associations: at once.
         tls: with an authority, only clients with a certificate may connect.
-        memory_mb: limit of the receiving process.
+        memory_mb: address space of the receiving process in MiB, 768 or more: it reserves about 500.
     """
 
     allow: tuple[str, ...]

@@ -203,6 +203,7 @@ def deploy(
 @app.command()
 def dicom(
     runtime: Annotated[str, typer.Option(help="Of the inference.")] = "onnxruntime",
+    precision: Annotated[str, typer.Option(help="Of the inference: fp32, bf16, or auto.")] = "fp32",
     threads: Annotated[int, typer.Option(min=0, help="Of the inference; 0 lets the runtime choose.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="The median of so many.")] = 5,
     drain: Annotated[int, typer.Option(min=0, help="Small instances in a queue that is drained, too.")] = 0,
@@ -218,7 +219,7 @@ def dicom(
     from sonodistill_training.bench.dicom.setup import Setup
     from sonodistill_training.bench.report import show
 
-    changes = {"runtime": runtime, "threads": threads, "drain": drain, "seed": seed}
+    changes = {"runtime": runtime, "precision": precision, "threads": threads, "drain": drain, "seed": seed}
     setup = Setup.quick(**changes) if quick else Setup(rounds=rounds, **changes)
     show(bench_dicom(setup), as_json)
 

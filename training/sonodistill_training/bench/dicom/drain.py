@@ -20,7 +20,7 @@ def drain(folder: Path, model: Path, setup: Setup) -> dict[str, Any]:
     ``rss_mb`` is that of all of its processes together after a twentieth of the instances (``before``), at the end
     (``after``), and the most; ``spool_mb`` is what the spool takes on the disk, full and drained.
     """
-    configuration, port = configure(folder / "service", model, runtime=setup.runtime, threads=setup.threads)
+    configuration, port = configure(folder / "service", model, setup=setup)
     settings = read_settings(configuration)
     spool = open_spool(settings.service, service_digest(settings.route))
     for path in write_stills(folder / "stills", setup.drain, setup.seed):

@@ -51,7 +51,9 @@ def bench_dicom(setup: Setup) -> dict[str, Any]:
         result |= {f"{key}_speckle": value for key, value in many.items() if key != "ratio"}
         if setup.drain:
             result["drain"] = drain(_made(folder / "drain"), model, setup)
-    settings = {name: getattr(setup, name) for name in ("runtime", "threads", "input_size", "frames", "rounds")}
+    settings = {
+        name: getattr(setup, name) for name in ("runtime", "precision", "threads", "input_size", "frames", "rounds")
+    }
     return result | settings | hardware()
 
 
@@ -78,9 +80,7 @@ def _receive(folder: Path, loop: Loop, model: Path, setup: Setup) -> dict[str, A
     frame_bytes = statistics.mean(map(len, loop.encoded))
     clips = write_clips(_made(folder / "clips"), loop, max(1, round(setup.clip_mb * 1e6 / frame_bytes)), setup.clips)
     size = sum(path.stat().st_size for path in clips)
-    configuration, port = configure(
-        folder / "service", model, runtime=setup.runtime, threads=setup.threads, associations=setup.associations
-    )
+    configuration, port = configure(folder / "service", model, setup=setup, associations=setup.associations)
     with running(configuration, port, role="receive") as service:
         before = service.rss_mb()
         shares = [clips[at :: setup.associations] for at in range(setup.associations)]
@@ -101,7 +101,7 @@ def _receive(folder: Path, loop: Loop, model: Path, setup: Setup) -> dict[str, A
 def _first_result(folder: Path, loop: Loop, model: Path, setup: Setup) -> dict[str, Any]:
     """From the end of an association to the segmentation in the folder; the first cine only warms the service up."""
     clips = write_clips(_made(folder / "clips"), loop, setup.first_frames, setup.repeats + 1)
-    configuration, port = configure(folder / "service", model, runtime=setup.runtime, threads=setup.threads)
+    configuration, port = configure(folder / "service", model, setup=setup)
     with running(configuration, port) as service:
         seconds = [_wait_for_segmentation(service, clip) for clip in clips][1:]
     return {"first_result_seconds": statistics.median(seconds), "first_result_seconds_most": max(seconds)}

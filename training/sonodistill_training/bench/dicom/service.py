@@ -17,6 +17,7 @@ import psutil
 from sonodistill.dicom.service.beat import signs
 from sonodistill.dicom.service.jobs import Jobs
 from sonodistill.errors import SonoDistillError
+from sonodistill_training.bench.dicom.setup import Setup
 
 CALLER, CALLED = "BENCH", "SONODISTILL"
 _SECONDS = 600.0
@@ -89,7 +90,7 @@ class Running:
             jobs.close()
 
 
-def configure(folder: Path, model: Path, *, runtime: str, threads: int, associations: int = 4) -> tuple[Path, int]:
+def configure(folder: Path, model: Path, *, setup: Setup, associations: int = 4) -> tuple[Path, int]:
     """(a configuration in an empty folder, the port): C-STORE in, a folder out."""
     (folder / "out").mkdir(parents=True)
     with socket.socket() as probe:
@@ -97,10 +98,11 @@ def configure(folder: Path, model: Path, *, runtime: str, threads: int, associat
         port = probe.getsockname()[1]
     path = folder / "service.toml"
     path.write_text(
-        f'service = {{spool = "spool", reserve_gb = 0.0, max_used_percent = 100.0, threads = {threads}}}\n'
+        f'service = {{spool = "spool", reserve_gb = 0.0, max_used_percent = 100.0, threads = {setup.threads}}}\n'
         f'scp = {{allow = ["{CALLER}"], port = {port}, max_associations = {associations + 4}}}\n'
         '[[destination]]\nname = "out"\nkind = "folder"\nfolder = "out"\n'
-        f'[[route]]\nname = "bench"\nmodel = "{model}"\nruntime = "{runtime}"\neverything = true\n',
+        f'[[route]]\nname = "bench"\nmodel = "{model}"\nruntime = "{setup.runtime}"\n'
+        f'precision = "{setup.precision}"\neverything = true\n',
         encoding="utf-8",
     )
     return path, port

@@ -10,7 +10,7 @@ class Setup:
     """Sizes and numbers; the defaults are what the goals are stated for.
 
     Attributes:
-        runtime: of the inference, as for the Predictor.
+        runtime, precision: of the inference, as for the Predictor.
         threads: of the inference.
         input_size: pixels, a multiple of 32.
         frames: of the analysed cine, 480 x 640.
@@ -25,6 +25,7 @@ class Setup:
     """
 
     runtime: str = "onnxruntime"
+    precision: str = "fp32"
     threads: int = 1
     input_size: int = 224
     frames: int = 120

@@ -23,7 +23,7 @@ def analyse_beside_bare(model: Path, cine: Path, folder: Path, setup: Setup) -> 
 
     Both have the same threads and a batch of one. They take turns; ``ratio`` is the median of the rounds.
     """
-    rule = RouteSettings("bench", model, everything=True, runtime=setup.runtime)
+    rule = RouteSettings("bench", model, everything=True, runtime=setup.runtime, precision=setup.precision)
     bare, whole = [], []
     with Analyst([rule], threads=setup.threads) as analyst:
         analyst.load()
