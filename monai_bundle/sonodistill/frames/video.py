@@ -49,7 +49,7 @@ def read_video(path: Path, *, only: Collection[int] | None = None) -> Iterator[F
     Errors: UnreadableFileError when the container holds no video stream, when a frame cannot be decoded, and at the
         end of the stream when a frame of ``only`` did not come.
     """
-    with _open(str(path), path) as container:
+    with open_video(str(path), path) as container:
         stream = container.streams.video[0]
         details = {"codec": stream.codec_context.name, "pixel_format": stream.codec_context.pix_fmt}
         provenance = Provenance(path, "video", stream.frames or None, details)
@@ -59,11 +59,11 @@ def read_video(path: Path, *, only: Collection[int] | None = None) -> Iterator[F
 
 def decode_stream(stream: BinaryIO, path: Path, only: Collection[int] | None = None) -> Iterator[Picture]:
     """Frames of a video held in an open binary stream, such as DICOM's encapsulated video; see ``read_video``."""
-    with _open(stream, path) as container:
+    with open_video(stream, path) as container:
         yield from _decode(container, path, only)
 
 
-def _open(source: str | BinaryIO, path: Path) -> av.container.InputContainer:
+def open_video(source: str | BinaryIO, path: Path) -> av.container.InputContainer:
     """The opened container, which holds a video stream that can be decoded."""
     try:
         container = av.open(source, mode="r", options=_SELF_CONTAINED)
