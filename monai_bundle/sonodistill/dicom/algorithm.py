@@ -1,4 +1,4 @@
-"""What computed a result: named in every object that is written, and part of its identifiers."""
+"""What or who made a result: named in every object that is written, and part of its identifiers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from sonodistill.dicom.source import Source
+
+AlgorithmType = Literal["AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"]
+"""Segment Algorithm Type (0062,0008): a model alone, a person with a model's help, a person alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +48,21 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """A model with its settings.
+    """A model with its settings, or people who drew.
 
     Attributes:
         name: of the algorithm, 64 characters at most.
         version: of the software.
-        weights_sha256: of the model's file, hex.
+        weights_sha256: of the model's file, hex; empty where it is not known, or no model took part.
         segments: one for each channel of the model, in its order.
         settings: everything besides the weights that decides the result: runtime, precision, threshold, outputs ...
             JSON values only.
         software: names and versions, for Software Versions (0018,1020).
         licence: notice of the weights that has to go with what they make; empty where there is none.
+        kind: how much of it people did.
+        people: who drew or accepted, empty for what nobody looked at.
+        content_sha256: of what people drew, hex: no settings decide it, so it is part of the identifiers of objects,
+            though not of their series. Empty for what a model alone makes.
     """
 
     name: str
@@ -65,17 +72,27 @@ class Algorithm:
     settings: Mapping[str, Any] = field(default_factory=dict)
     software: tuple[str, ...] = ()
     licence: str = ""
+    kind: AlgorithmType = "AUTOMATIC"
+    people: tuple[str, ...] = ()
+    content_sha256: str = ""
+
+    @property
+    def serial(self) -> str:
+        """What stands for Device Serial Number (0018,1000): the weights, else the version."""
+        return self.weights_sha256 or self.version
 
     @property
     def config_sha256(self) -> str:
         """Hex SHA-256 of all that decides the result but the weights, as canonical JSON."""
-        fields = {
+        fields: dict[str, Any] = {
             "name": self.name,
             "version": self.version,
             "segments": [asdict(segment) for segment in self.segments],
             "settings": dict(self.settings),
             "software": list(self.software),
         }
+        if self.kind != "AUTOMATIC":
+            fields["kind"] = self.kind
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def uid(self, kind: str, source: Source, *more: str) -> str:
@@ -86,7 +103,8 @@ class Algorithm:
             source: its study and instance go in.
             more: whatever else tells two such objects apart.
         """
-        return self._uid(kind, source.study_uid, source.sop_uid, *more)
+        drawn = (self.content_sha256,) if self.content_sha256 else ()
+        return self._uid(kind, source.study_uid, source.sop_uid, *more, *drawn)
 
     def series_uid(self, kind: str, source: Source) -> str:
         """The series of all results of one kind that belong to one series of the source."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,9 +87,10 @@ class Findings:
     Attributes:
         source: the instance; its geometry is the masks'.
         algorithm: what found it.
-        masks: one for each frame of the source.
+        masks: one for each frame of the source, or of ``frames``.
         times_ms: of each frame since the first, or None where the source does not say.
         structures: by frame, segment and number.
+        frames: the frames of the source that the masks belong to, counted from 0 and ascending; None for all of them.
     """
 
     source: Source
@@ -97,3 +98,9 @@ class Findings:
     masks: Masks
     times_ms: tuple[float, ...] | None = None
     structures: tuple[Structure, ...] = field(default=())
+    frames: tuple[int, ...] | None = None
+
+    @property
+    def shown(self) -> Sequence[int]:
+        """The frame of the source, counted from 0, of each mask."""
+        return range(self.source.frames) if self.frames is None else self.frames

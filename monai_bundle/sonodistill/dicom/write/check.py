@@ -130,8 +130,7 @@ def _uid(value: bytes) -> str:
 
 def _difference(ds: Dataset, findings: Findings) -> str | None:
     """What a segmentation says that was not found."""
-    masks, source = findings.masks, findings.source
-    segments, rows, columns = masks.shape
+    segments, rows, columns = findings.masks.shape
     kind, labelmap = str(ds.SegmentationType), ds.SegmentationType == "LABELMAP"
     if ds.SOPClassUID != (LABEL_MAP if labelmap else SegmentationStorage) or (ds.Rows, ds.Columns) != (rows, columns):
         return f"it is a {kind} segmentation of {ds.Rows} x {ds.Columns} in the wrong SOP class, or of the wrong size"
@@ -140,15 +139,15 @@ def _difference(ds: Dataset, findings: Findings) -> str | None:
         return f"it describes the segments {described}"
     places = _places(ds, findings)
     numbers = [_ALL] if labelmap else range(1, segments + 1)
-    if set(places) != {(number, frame) for number in numbers for frame in range(1, source.frames + 1)}:
+    if set(places) != {(number, frame + 1) for number in numbers for frame in findings.shown}:
         return "its frames are not those of the source, each once in each segment"
     bits = 1 if kind == "BINARY" else 8
     size = (len(places) * rows * columns * bits + 7) // 8
     if ds.BitsAllocated != bits or len(ds.PixelData) != size + size % 2:
         return f"it has {len(ds.PixelData)} bytes of pixels"
     pixels = np.frombuffer(ds.PixelData, np.uint8)
-    for frame in range(1, source.frames + 1):
-        for number, expected in _expected(kind, findings, frame - 1):
+    for index, frame in enumerate(each + 1 for each in findings.shown):
+        for number, expected in _expected(kind, findings, index):
             if not np.array_equal(_frame(pixels, places[number, frame], rows * columns, bits), expected.ravel()):
                 return f"frame {frame} of segment {number} is not what was found"
     return None
@@ -176,16 +175,16 @@ def _places(ds: Dataset, findings: Findings) -> _Places:
     return places
 
 
-def _expected(kind: str, findings: Findings, frame: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Number of the segment, and (H, W) uint8 of what its frame has to be."""
+def _expected(kind: str, findings: Findings, index: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Number of the segment, and (H, W) uint8 of what its frame has to be, of the mask at ``index``."""
     masks = findings.masks
     if kind == "FRACTIONAL":
-        yield from enumerate(masks.probability(frame), 1)
+        yield from enumerate(masks.probability(index), 1)
     elif kind == "BINARY":
-        yield from enumerate(masks[frame].view(np.uint8), 1)
+        yield from enumerate(masks[index].view(np.uint8), 1)
     else:
         labels = np.zeros(masks.shape[1:], np.uint8)
-        for number, mask in enumerate(masks[frame], 1):
+        for number, mask in enumerate(masks[index], 1):
             labels[mask] = number
         yield _ALL, labels
 

@@ -147,12 +147,12 @@ def _frames(findings: Findings, segments: list[int], encodings: list[str]) -> It
         slots["segment"] = "ReferencedSegmentNumber", _SEGMENT
     mould = Mould(model, slots, encodings)
     for segment in segments:
-        for frame in range(1, len(findings.masks) + 1):
+        for place, frame in enumerate(findings.shown, start=1):
             yield mould.filled(
                 {
-                    "frame": struct.pack("<L", frame),
-                    "place": struct.pack("<L", frame) if labelmap else struct.pack("<LL", segment, frame),
-                    "source frame": number(frame),
+                    "frame": struct.pack("<L", place),
+                    "place": struct.pack("<L", place) if labelmap else struct.pack("<LL", segment, place),
+                    "source frame": number(frame + 1),
                     "segment": struct.pack("<H", segment),
                 }
             )

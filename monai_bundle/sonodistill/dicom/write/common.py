@@ -102,8 +102,9 @@ def stamp(ds: Dataset, findings: Findings, kind: str) -> None:
     ds.SeriesInstanceUID = algorithm.series_uid(kind, source)
     ds.SeriesNumber, ds.Modality = number, modality
     ds.InstanceNumber = instance_number(source)
-    room = _LO - len(f"AI  {shows}, {RESEARCH_USE}")
-    ds.SeriesDescription = f"AI {clean(algorithm.name, room)} {shows}, {RESEARCH_USE}"
+    by = "AI " if algorithm.kind == "AUTOMATIC" else ""
+    room = _LO - len(f"{by} {shows}, {RESEARCH_USE}")
+    ds.SeriesDescription = f"{by}{clean(algorithm.name, room)} {shows}, {RESEARCH_USE}"
     _stamp_equipment(ds, algorithm)
     _stamp_times(ds, findings, kind)
     _stamp_image(ds, source)
@@ -179,9 +180,8 @@ def algorithm_identification(algorithm: Algorithm) -> Dataset:
     item.AlgorithmName = clean(algorithm.name)
     item.AlgorithmVersion = clean(algorithm.version)
     settings = json.dumps(dict(algorithm.settings), sort_keys=True)
-    item.AlgorithmParameters = (
-        f"weights_sha256={algorithm.weights_sha256},config_sha256={algorithm.config_sha256},settings={settings}"
-    )[:_LT]
+    weights = f"weights_sha256={algorithm.weights_sha256}," if algorithm.weights_sha256 else ""
+    item.AlgorithmParameters = f"{weights}config_sha256={algorithm.config_sha256},settings={settings}"[:_LT]
     item.AlgorithmSource = MANUFACTURER
     return item
 
@@ -227,7 +227,7 @@ def _is_valid(element: DataElement) -> bool:
 def _set_character_set(ds: Dataset, findings: Findings) -> None:
     """The source's, so that names keep their bytes; UTF-8 where it is unknown, or may not hold our texts."""
     algorithm = findings.algorithm
-    ours = [algorithm.name, algorithm.version, algorithm.licence, *algorithm.software]
+    ours = [algorithm.name, algorithm.version, algorithm.licence, *algorithm.software, *algorithm.people]
     for segment in algorithm.segments:
         ours += [segment.label, segment.category.meaning, segment.type.meaning]
         ours += [segment.anatomy.meaning] if segment.anatomy else []
@@ -245,11 +245,12 @@ def _stamp_equipment(ds: Dataset, algorithm: Algorithm) -> None:
     ds.Manufacturer = MANUFACTURER
     ds.ManufacturerModelName = clean(algorithm.name)
     ds.SoftwareVersions = [clean(each) for each in algorithm.software] or clean(algorithm.version)
-    ds.DeviceSerialNumber = algorithm.weights_sha256
-    about = (
-        f"Weights SHA-256 {algorithm.weights_sha256}. Configuration SHA-256 {algorithm.config_sha256}. "
-        f"{RESEARCH_USE.capitalize()}. {algorithm.licence}"
-    )
+    ds.DeviceSerialNumber = algorithm.serial
+    about = f"Configuration SHA-256 {algorithm.config_sha256}. {RESEARCH_USE.capitalize()}. {algorithm.licence}"
+    if algorithm.weights_sha256:
+        about = f"Weights SHA-256 {algorithm.weights_sha256}. {about}"
+    if algorithm.people:
+        about = f"Segmented by {clean(', '.join(algorithm.people), _ST)}. {about}"
     ds.ContributingEquipmentSequence = []
     for text in textwrap.wrap(about, _ST):  # a long notice of a licence is continued in a further item
         item = Dataset()

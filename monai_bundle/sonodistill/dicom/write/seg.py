@@ -36,7 +36,9 @@ _MAX_SEGMENTS = 255  # a label map has 8 bits
 
 
 def segmentation(findings: Findings, kind: Kind = "binary") -> Dataset:
-    """The masks as a segmentation object; its frames, all of them also where empty, are on the source's pixel grid.
+    """The masks as a segmentation object; its frames, also where they are empty, are on the source's pixel grid.
+
+    It has the frames of ``findings.shown``: all of the source, or those that were looked at.
 
     There is no frame of reference but one that the source names: ultrasound has no position in the patient, and none is
     invented. Frames are tied to those of the source by Derivation Image (PS3.3 C.7.6.16.2.6).
@@ -64,9 +66,11 @@ def segmentation(findings: Findings, kind: Kind = "binary") -> Dataset:
         ds = _still(findings, kind)
     ds.SegmentSequence = ([_background()] if kind == "labelmap" else []) + _descriptions(findings)
     ds.SegmentsOverlap = "YES" if overlap else "NO"
-    ds.ContentLabel = "AI_SEGMENTATION"
-    ds.ContentDescription = f"AI segmentation, {RESEARCH_USE}"
-    ds.ContentCreatorName = MANUFACTURER
+    algorithm = findings.algorithm
+    by_people = algorithm.kind != "AUTOMATIC"
+    ds.ContentLabel = "SEGMENTATION" if by_people else "AI_SEGMENTATION"
+    ds.ContentDescription = f"{'Segmentation' if by_people else 'AI segmentation'}, {RESEARCH_USE}"
+    ds.ContentCreatorName = algorithm.people[0] if len(algorithm.people) == 1 else MANUFACTURER
     return ds
 
 
@@ -88,7 +92,7 @@ def _still(findings: Findings, kind: Kind) -> Dataset:
         manufacturer=MANUFACTURER,
         manufacturer_model_name=clean(algorithm.name),
         software_versions=clean(algorithm.version),
-        device_serial_number=algorithm.weights_sha256,
+        device_serial_number=algorithm.serial,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         omit_empty_frames=False,
     )
@@ -101,11 +105,14 @@ def _still(findings: Findings, kind: Kind) -> Dataset:
 def _check(findings: Findings, kind: Kind) -> None:
     source, masks = findings.source, findings.masks
     segments, rows, columns = masks.shape
-    if (len(masks), rows, columns) != (source.frames, source.rows, source.columns):
+    shown = findings.shown
+    if (len(masks), rows, columns) != (len(shown), source.rows, source.columns):
         raise ResultError(
-            f"{len(masks)} masks of {rows} x {columns} for {source.frames} frames of {source.rows} x {source.columns}",
+            f"{len(masks)} masks of {rows} x {columns} for {len(shown)} frames of {source.rows} x {source.columns}",
             path=source.path,
         )
+    if not shown or list(shown) != sorted({frame for frame in shown if 0 <= frame < source.frames}):
+        raise ResultError(f"the masks are not of frames of its {source.frames}, in their order", path=source.path)
     if not 0 < segments <= _MAX_SEGMENTS or segments != len(findings.algorithm.segments):
         raise ResultError(f"{segments} masks a frame, {len(findings.algorithm.segments)} segments", path=source.path)
     pixels = len(masks) * rows * columns
@@ -134,9 +141,10 @@ def _described(number: int, segment: Segment, findings: Findings) -> Dataset:
     item = Dataset()
     item.SegmentNumber = number
     item.SegmentLabel = clean(segment.label) or f"Segment {number}"
-    item.SegmentAlgorithmType = "AUTOMATIC"
-    item.SegmentAlgorithmName = clean(findings.algorithm.name)
-    item.SegmentationAlgorithmIdentificationSequence = [algorithm_identification(findings.algorithm)]
+    item.SegmentAlgorithmType = findings.algorithm.kind
+    if findings.algorithm.kind != "MANUAL":
+        item.SegmentAlgorithmName = clean(findings.algorithm.name)
+        item.SegmentationAlgorithmIdentificationSequence = [algorithm_identification(findings.algorithm)]
     item.SegmentedPropertyCategoryCodeSequence = [codes(segment.category)]
     item.SegmentedPropertyTypeCodeSequence = [codes(segment.type)]
     if segment.anatomy is not None:
