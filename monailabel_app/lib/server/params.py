@@ -13,7 +13,7 @@ _EXTENSIONS = (".nrrd", ".nii", ".nii.gz", ".seg.nrrd", ".png", ".json")
 _DTYPES = ("uint8", "uint16", "int16", "float32")
 # What the server sets itself. A request that names one of them would choose a file or a program.
 _RESERVED = {
-    *("model", "image", "images", "label", "session", "file", "path", "image_path", "label_path", "image_id"),
+    *("model", "image", "images", "session", "file", "path", "image_path", "label_path", "image_id"),
     *("bundle_path", "model_filename", "model_dir", "model_path", "pretrained_path", "output_dir", "result_dir"),
     *("dataset", "datastore", "network", "config", "conf", "tracking_uri", "run_id", "train_ds", "val_ds"),
     *("server_mode", "cache_dir", "save_label_path"),

@@ -15,8 +15,45 @@ const withMembers = (target, members) =>
     },
   });
 
+/**
+ * Which image each point of the panel was set on.
+ *
+ * The panel keeps the points of all labels, and of all images, by their place in the patient, which is one for all
+ * frames of a cine. It sends those of one slice: slice 0 is the image in view here, and -1 any other.
+ */
+class Points {
+  constructor({ cornerstone, cornerstoneTools }) {
+    this.state = cornerstoneTools.annotation.state;
+    this.images = new Map();
+    const { ANNOTATION_ADDED, ANNOTATION_MODIFIED, ANNOTATION_COMPLETED } = cornerstoneTools.Enums.Events;
+    for (const event of [ANNOTATION_ADDED, ANNOTATION_MODIFIED, ANNOTATION_COMPLETED]) {
+      cornerstone.eventTarget.addEventListener(event, ({ detail }) => this._note(detail.annotation));
+    }
+  }
+
+  sliceOf(point, image) {
+    return (this.images.get(String(point))?.has(image) ?? true) ? 0 : -1;
+  }
+
+  /** Take away those of the label at hand that are not on `image`. */
+  drop(image) {
+    this.state
+      .getAllAnnotations()
+      .filter(({ metadata }) => metadata.toolName === POINTS && metadata.referencedImageId !== image)
+      .forEach(({ annotationUID }) => this.state.removeAnnotation(annotationUID));
+  }
+
+  _note({ metadata, data }) {
+    if (metadata.toolName === POINTS) {
+      const key = String(data.handles.points[0]);
+      this.images.set(key, (this.images.get(key) ?? new Set()).add(metadata.referencedImageId));
+    }
+  }
+}
+
 export const servicesForPanel = (services, libraries) => {
   const labelmaps = new Labelmaps(services, libraries);
+  const points = new Points(libraries);
   let image = null; // that the panel asked about last: its answer belongs there, whatever is in view by then
 
   const displaySetService = withMembers(services.displaySetService, {
@@ -49,21 +86,11 @@ export const servicesForPanel = (services, libraries) => {
     },
   });
 
-  /** Points that were set on other images say nothing of this one. */
-  const dropOtherPoints = () => {
-    const { state } = libraries.cornerstoneTools.annotation;
-    state
-      .getAllAnnotations()
-      .filter(({ metadata }) => metadata.toolName === POINTS && metadata.referencedImageId !== image)
-      .forEach(({ annotationUID }) => state.removeAnnotation(annotationUID));
-  };
-
   const cornerstoneViewportService = withMembers(services.cornerstoneViewportService, {
     getViewportInfo: id => {
-      dropOtherPoints();
-      // Slice 0 is this image; a point of another one, which the panel kept, lies on another slice, and is left out.
+      points.drop(image);
       const { imageData } = activeViewport(services).getImageData();
-      const worldToIndex = point => imageData.worldToIndex(point);
+      const worldToIndex = point => [...imageData.worldToIndex(point).slice(0, 2), points.sliceOf(point, image)];
       return withMembers(services.cornerstoneViewportService.getViewportInfo(id), {
         viewportData: { data: [{ volume: { imageData: { worldToIndex } } }] },
       });

@@ -1,0 +1,1 @@
+"""MONAI Label's tasks, datastore and strategies over ``sonodistill.annotate``: adapters and nothing else."""

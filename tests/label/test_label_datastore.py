@@ -1,0 +1,406 @@
+"""The adapters between MONAI Label and the workbench, without a server."""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+pytest.importorskip("monailabel", reason="monailabel is not installed; `pip install sonodistill[label]`")
+
+from app_case import APP, make_studies
+
+sys.path.insert(0, str(APP))
+
+from lib.datastore import FrameDatastore
+from lib.files import read_labels, write_nrrd
+from lib.notes import Notes
+from lib.saved import Saved, annotator_of
+from lib.sessions import FolderSessions
+from lib.settings import settings_of
+from lib.shelf import Shelf
+from lib.targets import received
+from sonodistill.annotate.errors import (
+    AnnotationError,
+    ConflictError,
+    InvalidIdError,
+    InvalidLabelError,
+    TooLargeError,
+    UnknownIdError,
+)
+from sonodistill.annotate.exchange.nifti_file import Geometry
+from sonodistill.annotate.ids import FrameId
+from sonodistill.annotate.model import MODEL, Status
+from sonodistill.annotate.workbench import Workbench
+from sonodistill.errors import BundleConfigError
+from sonodistill.frames import read
+
+SHAPE = (240, 320)
+
+
+@pytest.fixture(scope="module")
+def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
+    folder = tmp_path_factory.mktemp("datastore")
+    settings = settings_of(str(make_studies(folder)), {"work": str(folder / "work"), "labels": "left, right"})
+    bench = Workbench(settings)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture(scope="module")
+def store(workbench: Workbench) -> Iterator[FrameDatastore]:
+    found = FrameDatastore(workbench)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def cine(store: FrameDatastore) -> str:
+    return next(id for id in store.list_images() if "cine" in id)
+
+
+def png(folder: Path, mask: np.ndarray) -> str:
+    Image.fromarray(mask).save(folder / "mask.png")
+    return str(folder / "mask.png")
+
+
+def one(number: int = 1, shape: tuple[int, int] = SHAPE) -> np.ndarray:
+    mask = np.zeros(shape, np.uint8)
+    mask[20:40, 30:60] = number
+    return mask
+
+
+# Labels
+
+
+def test_the_archive_holds_the_accepted_frames(store, cine, tmp_path) -> None:
+    store.save_label(f"{cine}.f00001", png(tmp_path, one(2)), "final", {"client_id": "ann"})
+    store.save_label(f"{cine}.f00002", png(tmp_path, one()), "ann", {})
+    with zipfile.ZipFile(store.get_dataset_archive(None)) as archive:
+        masks = [name for name in archive.namelist() if "f00001" in name or "f00002" in name]
+        assert any("f00001" in name for name in masks) and not any("f00002" in name for name in masks)
+        assert store.get_dataset_archive(None) == archive.filename
+
+
+def test_the_list_for_training_is_the_accepted_frames(store, cine, tmp_path) -> None:
+    store.save_label(f"{cine}.f00003", png(tmp_path, one(2)), "final", {})
+    listed = {Path(pair["image"]).stem: pair for pair in store.datalist()}
+    assert f"{cine}.f00003" in listed and f"{cine}.f00002" not in listed
+    with Image.open(listed[f"{cine}.f00003"]["label"]) as mask:
+        assert np.array_equal(np.array(mask), one(2))
+
+
+def test_tags_tell_who_did_what(store, workbench, cine, tmp_path) -> None:
+    frame = f"{cine}.f00004"
+    workbench.labels.save(FrameId(cine, 4), one(), status=Status.PREDICTED, annotator=MODEL)
+    store.save_label(frame, png(tmp_path, one()), "bob", {})
+    store.save_label(frame, png(tmp_path, one()), "final", {"annotator": "ann"})
+    assert store.get_labels_by_image_id(frame) == {"final": frame, "bob": frame, "original": frame}
+    assert store.get_label_by_image_id(frame, "bob") == frame
+    assert store.get_label_by_image_id(frame, "carl") == ""
+    assert store.get_label_uri(frame, "carl") == ""
+    assert cine in store.get_labeled_images() and cine not in store.get_unlabeled_images()
+    assert cine in store.get_labeled_images("original")
+    with pytest.raises(UnknownIdError):
+        store.remove_label(frame, "carl")
+    with pytest.raises(InvalidIdError):
+        store.save_label(frame, png(tmp_path, one()), "../up", {})
+    with pytest.raises(InvalidIdError, match="models"):
+        store.save_label(frame, png(tmp_path, one()), MODEL, {})
+
+
+def test_a_class_stays_when_a_mask_is_saved_after_it(store, workbench, cine, tmp_path) -> None:
+    frame = f"{cine}.f00005"
+    store.save_label(frame, png(tmp_path, one()), "final", {"client_id": "ann", "classification": "benign"})
+    store.save_label(frame, png(tmp_path, one(2)), "final", {"client_id": "ann"})
+    label = workbench.labels.get(FrameId(cine, 5), "ann")
+    assert label.row.classification == "benign" and label.mask.max() == 2
+
+
+def test_of_a_stack_with_one_wrong_slice_nothing_is_saved(store, workbench, tmp_path) -> None:
+    item = next(id for id in store.list_images() if "volume" in id)
+    masks = np.zeros((5, 64, 80), np.uint8)
+    masks[1], masks[3] = 1, 9
+    sitk.WriteImage(sitk.GetImageFromArray(masks), str(tmp_path / "masks.nrrd"))
+    with pytest.raises(InvalidLabelError, match="9"):
+        store.save_label(item, str(tmp_path / "masks.nrrd"), "final", {})
+    assert workbench.labels.status_of(item) == {}
+
+
+def test_predictions_of_a_stack_pass_over_what_people_did(store, workbench, tmp_path) -> None:
+    item = next(id for id in store.list_images() if "volume" in id)
+    masks = np.zeros((5, 64, 80), np.uint8)
+    masks[1], masks[2] = 1, 2
+    sitk.WriteImage(sitk.GetImageFromArray(masks), str(tmp_path / "masks.nrrd"))
+    store.save_label(f"{item}.f00001", png(tmp_path, np.full((64, 80), 2, np.uint8)), "final", {})
+    store.save_label(item, str(tmp_path / "masks.nrrd"), "original", {})
+    assert workbench.labels.status_of(item) == {1: Status.ACCEPTED, 2: Status.PREDICTED}
+
+
+def test_information_is_bounded(store, cine, tmp_path) -> None:
+    store.update_image_info(cine, {"comment": "blurred"})
+    assert store.get_image_info(cine)["comment"] == "blurred"
+    assert store.json()["objects"][cine]["image"]["info"]["comment"] == "blurred"
+    with pytest.raises(AnnotationError):
+        store.update_image_info(cine, {"comment": "x" * 20_000})
+    with pytest.raises(UnknownIdError):
+        store.update_image_info("nothing", {"comment": "x"})
+    store.save_label(f"{cine}.f00006", png(tmp_path, one()), "final", {})
+    with pytest.raises(AnnotationError):
+        store.update_label_info(f"{cine}.f00006", "final", {"comment": "x" * 20_000})
+
+
+@pytest.mark.parametrize(
+    ("label_info", "value", "number"),
+    [
+        (None, 2, 2),
+        ([], 2, 2),
+        ([{"name": "right", "idx": 1}, {"name": "left", "idx": 2}], 1, 2),
+        ([{"name": "right", "idx": 3}], 1, 2),  # Slicer left two segments out
+        ([{"name": "left"}, {"name": "right"}], 2, 2),
+        ([{"name": "else", "idx": 1}, {"name": "right", "idx": 2}], 2, 2),
+    ],
+)
+def test_numbers_are_translated_by_their_names(label_info, value: int, number: int) -> None:
+    saved = Saved.of("final", {"label_info": label_info}, ("left", "right"))
+    assert saved.numbered(np.array([[[0, value]]])).tolist() == [[[0, number]]]
+
+
+@pytest.mark.parametrize(
+    ("label_info", "value"), [([{"name": "else", "idx": 1}], 1), ([{"name": "left", "idx": 1}], 2)]
+)
+def test_numbers_without_a_name_here_are_refused(label_info, value: int) -> None:
+    with pytest.raises(InvalidLabelError):
+        Saved.of("final", {"label_info": label_info}, ("left", "right")).numbered(np.array([[[0, value]]]))
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({}, "annotator"),
+        ({"client_id": "user-xyz"}, "user-xyz"),
+        ({"client_id": None}, "annotator"),
+        ({"client_id": "Dr. A. B."}, "Dr.-A.-B"),
+        ({"client_id": "a", "annotator": "b"}, "b"),
+        ({"client_id": MODEL}, "model-annotator"),
+        ({"client_id": "../../x"}, "x"),
+    ],
+)
+def test_a_client_s_name_becomes_an_annotator(given, name: str) -> None:
+    assert annotator_of(given) == name
+
+
+# Files
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_nrrd_lies_where_it_is_said_to(tmp_path, compress: bool) -> None:
+    voxels = np.random.default_rng(0).integers(0, 255, (3, 5, 7), np.uint8)
+    turned = ((0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
+    at = Geometry((0.5, 0.25, 2.0), (1.0, -2.0, 3.0), turned, millimetres=True)
+    write_nrrd(tmp_path / "a.nrrd", iter(voxels), voxels.shape, at, compress=compress)
+    image = sitk.ReadImage(str(tmp_path / "a.nrrd"))
+    assert np.array_equal(sitk.GetArrayFromImage(image), voxels)
+    assert (image.GetSpacing(), image.GetOrigin()) == ((0.5, 0.25, 2.0), (1.0, -2.0, 3.0))
+    assert image.GetDirection() == tuple(value for row in turned for value in row)
+    assert np.array_equal(read_labels(tmp_path / "a.nrrd", voxels.shape), voxels)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii", ".nii.gz", ".mha"])
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])
+def test_labels_are_read_in_any_form_and_type(tmp_path, suffix: str, kind: type) -> None:
+    labels = np.random.default_rng(0).integers(0, 3, (4, 6, 5)).astype(kind)
+    sitk.WriteImage(sitk.GetImageFromArray(labels), str(tmp_path / f"a{suffix}"))
+    assert np.array_equal(read_labels(tmp_path / f"a{suffix}", (4, 6, 5)), labels)
+    with pytest.raises(InvalidLabelError, match="4 x 6 x 5"):
+        read_labels(tmp_path / f"a{suffix}", (4, 5, 6))
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz", ".mha"])
+def test_labels_that_end_early_are_refused(tmp_path, suffix: str) -> None:
+    labels = np.random.default_rng(0).integers(0, 2, (4, 60, 50), np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(labels), str(tmp_path / f"a{suffix}"), useCompression=True)
+    whole = (tmp_path / f"a{suffix}").read_bytes()
+    (tmp_path / f"b{suffix}").write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(InvalidLabelError):
+        read_labels(tmp_path / f"b{suffix}", (4, 60, 50))
+
+
+@pytest.mark.parametrize("line", ["data file: other.raw", "datafile: other.raw", "data file: LIST", "Data File: o.raw"])
+def test_a_header_that_takes_its_values_from_elsewhere_is_refused(tmp_path, line: str) -> None:
+    (tmp_path / "other.raw").write_bytes(bytes(30))
+    header = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 5 6 1\nencoding: raw\n"
+    (tmp_path / "a.nrrd").write_text(f"{header}{line}\n\n")
+    with pytest.raises(InvalidLabelError, match="another file"):
+        read_labels(tmp_path / "a.nrrd", (1, 6, 5))
+    meta = "ObjectType = Image\nNDims = 3\nDimSize = 5 6 1\nElementType = MET_UCHAR\nElementDataFile = other.raw\n"
+    (tmp_path / "a.mha").write_text(meta)
+    with pytest.raises(InvalidLabelError, match="another file"):
+        read_labels(tmp_path / "a.mha", (1, 6, 5))
+
+
+def test_only_files_that_this_server_wrote_are_received(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("tmpabc.png", "sonodistill-1/upload.png", "other/secret.png", "sessions/1/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "tmplink.png").symlink_to(tmp_path / "other" / "secret.png")
+    assert received(str(tmp_path / "tmpabc.png")) and received(str(tmp_path / "sonodistill-1" / "upload.png"))
+    assert received(str(tmp_path / "sessions/1/a.png"), tmp_path / "sessions")
+    for text in (
+        tmp_path / "other" / "secret.png",
+        tmp_path / "tmplink.png",
+        tmp_path / "tmpabc.png" / ".." / "other" / "secret.png",
+        tmp_path / "sonodistill-1",
+        "/etc/passwd",
+        "tmpabc.png",
+        "lesion",
+        "/\0",
+        None,
+        3,
+    ):
+        assert received(str(text) if isinstance(text, Path) else text, tmp_path / "sessions") is None
+
+
+def test_the_shelf_forgets_what_was_not_asked_for(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("lib.shelf._RECENT", 0.0)
+    shelf, made = Shelf(tmp_path / "shelf", most_files=3), []
+
+    def make(path: Path) -> None:
+        made.append(path.name)
+        path.write_bytes(b"x" * 10)
+
+    for name in ("a", "b", "c", "a", "d"):
+        assert shelf.file("key", name, make).read_bytes() == b"x" * 10
+        time.sleep(0.01)
+    assert made == ["a", "b", "c", "d"]
+    assert {path.name for path in (tmp_path / "shelf").rglob("*") if path.is_file()} == {"a", "c", "d"}
+    again = Shelf(tmp_path / "shelf", most_bytes=25)
+    again.file("key", "e", make)
+    assert len([path for path in (tmp_path / "shelf").rglob("*") if path.is_file()]) == 2
+
+
+# The rest
+
+
+def test_notes_are_there_after_a_start(tmp_path) -> None:
+    notes = Notes(tmp_path / "notes.sqlite")
+    notes.add("a", {"x": 1})
+    notes.add("a", {"y": [2]})
+    notes.uploaded("My volume", "uploads-1")
+    notes.close()
+    notes = Notes(tmp_path / "notes.sqlite")
+    assert notes.of("a") == {"x": 1, "y": [2]} and notes.upload("My volume") == "uploads-1"
+    assert notes.upload("../x") is None
+    with pytest.raises(InvalidIdError):
+        notes.uploaded("../x", "uploads-1")
+    notes.close()
+
+
+def test_sessions_lead_nowhere_else_and_are_few(tmp_path, monkeypatch) -> None:
+    (tmp_path / "meta.info").write_text('{"image": "/nowhere"}')
+    (tmp_path / "kept.txt").write_text("kept")
+    sessions = FolderSessions(tmp_path / "sessions", 3600)
+    for id in ("..", "../..", "", "a/b", "123e4567-e89b-12d3-a456-42661417400/"):
+        with pytest.raises(InvalidIdError):
+            sessions.get_session(id)
+        with pytest.raises(InvalidIdError):
+            sessions.remove_session(id)
+    assert (tmp_path / "kept.txt").exists()
+    monkeypatch.setattr("lib.sessions._MOST", 2)
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(b"x")
+        if number < 2:
+            id, info = sessions.add_session(str(tmp_path / f"{number}.png"))
+            assert sessions.get_session(id).image == info.image
+    with pytest.raises(TooLargeError):
+        sessions.add_session(str(tmp_path / "2.png"))
+    with pytest.raises(AnnotationError):
+        sessions.add_session(str(tmp_path / "2.png"), uncompress=True)
+
+
+def test_settings_are_read_from_pairs_of_text(tmp_path) -> None:
+    found = settings_of(
+        str(tmp_path), {"labels": " a, b ,", "threads": "2", "train_after": "20", "server_mode": "true"}
+    )
+    assert (found.labels, found.threads, found.train_after) == (("a", "b"), 2, 20)
+    assert found.work == tmp_path / ".sonodistill"
+    with pytest.raises(BundleConfigError, match="threads"):
+        settings_of(str(tmp_path), {"threads": "two"})
+    pacs = settings_of(
+        "http://127.0.0.1:8042/dicom-web", {"query": "PatientID=1&StudyDate=2026", "work": str(tmp_path)}
+    )
+    assert pacs.query == {"PatientID": "1", "StudyDate": "2026"}
+
+
+def test_a_series_is_one_image_where_it_can_be(store, workbench, cine) -> None:
+    series = workbench.catalogue.item(cine).series
+    target = store.images.find(series)
+    assert [frame.item for frame in target.frames] == [cine] * 30 and not target.planar
+    with pytest.raises(UnknownIdError):
+        store.images.find("1.2.3.4")
+
+
+def test_a_series_of_stills_is_a_stack_if_they_are_of_one_size(tmp_path) -> None:
+    from pydicom import dcmread, examples
+    from pydicom.uid import generate_uid
+
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    series = generate_uid()
+    ds = dcmread(examples.get_path("rgb_color"))
+    ds.SeriesInstanceUID = series
+    for number in range(3):
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        ds.save_as(studies / f"{number}.dcm")
+    bench = Workbench(settings_of(str(studies), {"work": str(tmp_path / "work")}))
+    found = FrameDatastore(bench)
+    try:
+        target = found.images.find(str(series))
+        shape = next(read(studies / "0.dcm")).image.shape
+        assert target.shape == (3, *shape)
+        pixels = sitk.GetArrayFromImage(sitk.ReadImage(found.get_image_uri(str(series))))
+        assert np.array_equal(pixels[1], next(read(studies / "1.dcm")).image)
+        other = dcmread(examples.get_path("ybr_color"))
+        other.SeriesInstanceUID = series
+        other.save_as(studies / "cine.dcm")
+        found.refresh()
+        with pytest.raises(ConflictError, match="4 files"):
+            found.images.find(str(series))
+    finally:
+        found.close()
+        bench.close()
+
+
+def test_an_uploaded_image_is_read_by_the_name_it_was_sent_under(store, tmp_path) -> None:
+    Image.fromarray(one()).save(tmp_path / "scene.png")
+    id = store.add_image("Volume 1", str(tmp_path / "scene.png"), {"comment": "x"})
+    assert np.array_equal(np.array(Image.open(store.get_image_uri("Volume 1"))), one())
+    assert store.get_image_info(id)["comment"] == "x"
+    assert store.get_image(id).getvalue()[:4] == b"\x89PNG"
+    for name in ("../up", "a/b", ".hidden", "a\\b", "a\nb"):
+        with pytest.raises(InvalidIdError):
+            store.add_image(name, str(tmp_path / "scene.png"), {})
+    store.remove_image("Volume 1")
+    with pytest.raises(AnnotationError):
+        store.get_image_uri("Volume 1")
+    with pytest.raises(ConflictError):
+        store.remove_image(next(image for image in store.list_images() if "gray" in image))
+
+
+def test_a_page_is_no_image_and_no_label(store, cine, tmp_path) -> None:
+    (tmp_path / "page.png").write_bytes(b"<html>")
+    with pytest.raises(Exception, match="no image"):
+        store.add_image("page", str(tmp_path / "page.png"), {})
+    with pytest.raises(InvalidLabelError, match="no label"):
+        store.save_label(f"{cine}.f00001", str(tmp_path / "page.png"), "final", {})
+    assert io.BytesIO(store.get_label(f"{cine}.f00001", "final").getvalue()).read(4) == b"\x89PNG"
