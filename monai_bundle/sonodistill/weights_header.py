@@ -10,7 +10,7 @@ from typing import Any
 
 from sonodistill.errors import WeightsError
 
-KINDS = ("encoder", "segmenter", "classifier", "teacher")
+KINDS = ("encoder", "segmenter", "classifier", "interactive", "teacher")
 MAX_CHARACTERS = 1 << 16
 """Of one entry: far more than a recipe needs, and too little to keep a reader busy."""
 _MAX_DEPTH = 8
@@ -22,7 +22,7 @@ class WeightsInfo:
     """What a weights file holds and where it comes from.
 
     Attributes:
-        kind: "encoder", "segmenter", "classifier" or "teacher".
+        kind: "encoder", "segmenter", "classifier", "interactive" or "teacher".
         architecture: timm name of the encoder ("resnet50").
         normalisation: (mean, std) of the gray input in [0, 1], each of one or three values.
         input_size: (height, width) in pixels the network was trained at, or None when it does not matter.

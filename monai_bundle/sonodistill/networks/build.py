@@ -11,6 +11,7 @@ from torch import nn
 
 from sonodistill.errors import BundleConfigError
 from sonodistill.networks.classifier import PooledClassifier
+from sonodistill.networks.click import ClickNetwork
 from sonodistill.networks.dpt import DPTHead
 from sonodistill.networks.heads import LightHead, LinearHead
 from sonodistill.networks.pyramid import HIERARCHICAL, PLAIN, Features, family, input_multiple
@@ -111,6 +112,15 @@ def build_classifier(encoder: Features, classes: int, dropout: float = 0.0) -> P
     """
     _require_classes(classes)
     return PooledClassifier(encoder, classes, dropout)
+
+
+def build_interactive(encoder: Features, width: int = 64) -> ClickNetwork:
+    """An encoder with a new decoder that reads clicks, a box and the mask so far.
+
+    Raises:
+        BundleConfigError: a width that is no multiple of 8.
+    """
+    return ClickNetwork(encoder, width)
 
 
 def _require_classes(classes: int) -> None:

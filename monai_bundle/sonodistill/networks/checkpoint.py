@@ -11,29 +11,35 @@ from torch import nn
 
 from sonodistill.errors import SonoDistillError, WeightsError
 from sonodistill.networks.classifier import Classifier
-from sonodistill.networks.encoder import NETWORK_KINDS, Encoder, load_encoder_weights
+from sonodistill.networks.click import ClickSegmenter
+from sonodistill.networks.encoder import Encoder, load_encoder_weights
 from sonodistill.networks.unet import Segmenter
 from sonodistill.weights import StateDict, WeightsInfo, load_weights
 
-_HEADS = {"segmenter": "segmentation_head.0.weight", "classifier": "head.weight"}
+PREDICTING = ("encoder", "segmenter", "classifier")
+"""The kinds that need nothing but an image."""
+_HEADS = {"segmenter": "segmentation_head.0.weight", "interactive": "features.weight", "classifier": "head.weight"}
 
 
-def load_network(checkpoint: str | Path, labels: Sequence[str] | None = None) -> tuple[nn.Module, WeightsInfo]:
+def load_network(
+    checkpoint: str | Path, labels: Sequence[str] | None = None, kinds: tuple[str, ...] = PREDICTING
+) -> tuple[nn.Module, WeightsInfo]:
     """The network of a weights file, in eval mode on the CPU, and the file's header.
 
     Args:
-        checkpoint: .safetensors of ours that holds an encoder, a segmenter or a classifier.
+        checkpoint: .safetensors of ours.
         labels: names of the classes in place of the header's.
+        kinds: that the caller can use; besides :data:`PREDICTING` there is "interactive".
 
     Raises:
-        WeightsError: no such file, or its tensors are not what its header says.
+        WeightsError: no such file, one of another kind, or its tensors are not what its header says.
     """
     path = Path(checkpoint)
     if path.is_file() and path.suffix.lower() != ".safetensors":
         raise WeightsError(
             "has no header that says what it holds", path=path, remedy="give the model.safetensors that lies beside it"
         )
-    state, info = load_weights(path, kinds=NETWORK_KINDS)
+    state, info = load_weights(path, kinds=kinds)
     if labels is not None:
         info = replace(info, labels=tuple(labels))
     found = _kind(state)
@@ -43,6 +49,13 @@ def load_network(checkpoint: str | Path, labels: Sequence[str] | None = None) ->
         if info.kind == "encoder":
             network: nn.Module = Encoder(info.architecture, None, *info.normalisation)
             load_encoder_weights(network, path)  # type: ignore[arg-type]
+        elif info.kind == "interactive":
+            mean, std = info.normalisation
+            shape = state[_HEADS["interactive"]].shape
+            if len(shape) != 4 or shape[0] != shape[1]:
+                raise WeightsError(f"its {_HEADS['interactive']} has the shape {tuple(shape)}")
+            network = ClickSegmenter(info.architecture, shape[0], mean=mean, std=std)
+            network.load_state_dict(state)
         else:
             head = state[_HEADS[info.kind]].shape
             if len(head) != (4 if info.kind == "segmenter" else 2) or not head[0]:

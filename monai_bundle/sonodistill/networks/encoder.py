@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 # The mean of ImageNet's three channel statistics: what a gray image has instead of a colour.
 GRAY_MEAN, GRAY_STD = 0.449, 0.226
-NETWORK_KINDS = ("encoder", "segmenter", "classifier")
+NETWORK_KINDS = ("encoder", "segmenter", "classifier", "interactive")
 _HUB_REMEDY = "give weights=<path of a file>, weights=None for random weights, or go online once"
 
 
