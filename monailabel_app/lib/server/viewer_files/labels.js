@@ -32,9 +32,9 @@ const brush = (id, icon, label, toolName) => ({
 export const BUTTONS = [
   brush('SonoDistillBrush', 'icon-tool-brush', 'Brush', 'CircularBrush'),
   brush('SonoDistillEraser', 'icon-tool-eraser', 'Eraser', 'CircularEraser'),
-  button('SonoDistillLoad', 'tool-reset', 'Show the labels that were saved', { action: 'load' }),
-  button('SonoDistillSave', 'tool-annotate', 'Save the label of this image, unfinished', { action: 'edited' }),
-  button('SonoDistillAccept', 'checkbox-checked', 'Accept the label of this image', { action: 'accepted' }),
+  button('SonoDistillLoad', 'eye-visible', 'Show the labels that were saved', { action: 'load' }),
+  button('SonoDistillSave', 'row-edit', 'Save the label of this image, unfinished', { action: 'edited' }),
+  button('SonoDistillAccept', 'circled-checkmark', 'Accept the label of this image', { action: 'accepted' }),
   button('SonoDistillSkip', 'status-untracked', 'Skip this image: it is not to be labelled', { action: 'skipped' }),
 ];
 
