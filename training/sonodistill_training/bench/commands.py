@@ -224,5 +224,80 @@ def dicom(
     show(bench_dicom(setup), as_json)
 
 
+@app.command("active-learning")
+def active_learning(
+    data: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="NAME=FOLDER of a set with masks, as for `sonodistill evaluate`; simulated when not given."),
+    ] = None,
+    encoder: Annotated[
+        str, typer.Option(help="A weights file, or as for `sonodistill evaluate run`; untrained when not given.")
+    ] = "R18-Rand",
+    strategy: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Of `sonodistill label`; all of them when not given."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each strategy, each on other test frames.")] = 5,
+    rounds: Annotated[str, typer.Option(help="Labelled frames after each batch.")] = "5,10,20,40,80,160",
+    input_size: Annotated[int, typer.Option(min=32, help="Pixels; a multiple of 32.")] = 224,
+    frames: Annotated[int, typer.Option(min=20, help="Simulated ones, where no data is given.")] = 240,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder for active_learning.json, .md and the plot; the same one again goes on."),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Dice against labelled frames for each strategy of choosing them, the labels being known; on one core.
+
+    Example: sonodistill bench active-learning --data busi=/data/BUSI --encoder student.safetensors --out curves
+    """
+    from sonodistill.annotate.acquire.strategies import STRATEGIES
+    from sonodistill_training.bench.active_learning.run import bench_active_learning
+    from sonodistill_training.bench.active_learning.setup import setup_of
+    from sonodistill_training.bench.active_learning.write import show_active_learning, write_active_learning
+
+    setup = setup_of(
+        data=data or (),
+        encoder=encoder,
+        strategies=strategy or tuple(STRATEGIES),
+        seeds=seeds,
+        rounds=rounds,
+        input_size=input_size,
+        simulated=frames,
+    )
+    result = bench_active_learning(setup, out)
+    if out is not None:
+        write_active_learning(result, out)
+    show_active_learning(result, as_json)
+
+
+@app.command()
+def label(
+    rounds: Annotated[int, typer.Option(min=4, help="Requests of each kind.")] = 100,
+    threads: Annotated[int, typer.Option(min=0, help="Of the inference; 0 lets the runtime choose.")] = 1,
+    input_size: Annotated[int, typer.Option(min=32, help="Pixels; a multiple of 32.")] = 256,
+    clips: Annotated[int, typer.Option(min=1, help="Of the pool that the next sample is chosen from.")] = 100,
+    frames: Annotated[int, typer.Option(min=1, max=128, help="Of each clip of the pool.")] = 100,
+    quick: Annotated[bool, typer.Option("--quick", help="A look: a tiny network, few frames and requests.")] = False,
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """What annotators wait for, over HTTP: a mask, a click, the next sample, a label written, and the server's start.
+
+    Needs MONAI Label: pip install 'sonodistill[label]'.
+
+    Example: sonodistill bench label --json
+    """
+    from sonodistill_training.bench.label.run import bench_label
+    from sonodistill_training.bench.label.setup import Setup
+    from sonodistill_training.bench.report import show
+
+    if quick:
+        setup = Setup.quick(threads=threads, seed=seed)
+    else:
+        setup = Setup(rounds, threads, input_size, clips=clips, frames=frames, seed=seed)
+    show(bench_label(setup), as_json)
+
+
 if __name__ == "__main__":
     app()
