@@ -8,17 +8,75 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sonodistill.errors import WeightsError
-from sonodistill.files import sha256
+from sonodistill.files import sha256, write_text
 
-STEM = "model"
+RECORD, STEM = "version.json", "model"
 CHECKPOINT, EXPORTED = ".safetensors", (".onnx", ".xml")
 BACK = "roll back, or promote another version"
 _MAX_RECORD = 1 << 20
+
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "segmentation": ("segmenter",),
+    "classification": ("classifier",),
+    "interactive": ("interactive",),
+    "embedding": ("encoder",),
+}
+"""Model -> the kinds of weights that it takes. For embedding the encoder is taken out of whatever holds one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Weights that were added once and never change.
+
+    Attributes:
+        number: 1, 2, ...
+        path: of the weights.
+        sha256: hex, of what was added.
+        kind: "segmenter", "classifier", "interactive" or "encoder".
+        labels: of the channels or classes; empty for an encoder.
+        created: seconds since 1970, UTC.
+        metrics: what was measured on it and what it was compared with, JSON values.
+        note: for people: where it came from, why it was promoted or not.
+    """
+
+    number: int
+    path: Path
+    sha256: str
+    kind: str
+    labels: tuple[str, ...] = ()
+    created: float = 0.0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+def read_version(home: Path, number: int) -> Version:
+    """The version in a folder. Errors: WeightsError."""
+    said = read_record(home / RECORD)
+    try:
+        return Version(
+            number=number,
+            path=home / file_name(said["file"]),
+            sha256=str(said["sha256"]),
+            kind=str(said["kind"]),
+            labels=tuple(map(str, said["labels"])),
+            created=float(said["created"]),
+            metrics=dict(said["metrics"]),
+            note=str(said["note"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"cannot be read ({type(error).__name__})", path=home / RECORD, remedy=BACK) from error
+
+
+def write_version(home: Path, version: Version) -> None:
+    """The record beside the weights."""
+    record = {name: getattr(version, name) for name in Version.__slots__ if name != "path"}
+    write_text(home / RECORD, json.dumps({**record, "file": version.path.name}, indent=1, allow_nan=False))
 
 
 def files_of(path: Path) -> list[Path]:

@@ -20,7 +20,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,58 +30,32 @@ from sonodistill.annotate.errors import ConflictError, UnknownIdError
 from sonodistill.annotate.version_files import (
     BACK,
     CHECKPOINT,
+    KINDS,
+    RECORD,
     STEM,
+    Version,
     copy_encoder,
     copy_weights,
     digest_of,
-    file_name,
     files_of,
     kind_of,
     plain,
     read_record,
+    read_version,
     stamp_of,
     sync,
+    write_version,
 )
 from sonodistill.errors import SonoDistillError, WeightsError
 from sonodistill.files import write_text
 
+__all__ = ["CURRENT", "KINDS", "RECORD", "Version", "Versions"]
+
 logger = logging.getLogger(__name__)
 
-CURRENT, RECORD = "current.json", "version.json"
-KINDS: dict[str, tuple[str, ...]] = {
-    "segmentation": ("segmenter",),
-    "classification": ("classifier",),
-    "interactive": ("interactive",),
-    "embedding": ("encoder",),
-}
-"""Model -> the kinds of weights that it takes. For embedding the encoder is taken out of whatever holds one."""
+CURRENT = "current.json"
 _NUMBER = re.compile(r"[0-9]{5,}")
 _LOCK_SECONDS = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """Weights that were added once and never change.
-
-    Attributes:
-        number: 1, 2, ...
-        path: of the weights.
-        sha256: hex, of what was added.
-        kind: "segmenter", "classifier", "interactive" or "encoder".
-        labels: of the channels or classes; empty for an encoder.
-        created: seconds since 1970, UTC.
-        metrics: what was measured on it and what it was compared with, JSON values.
-        note: for people: where it came from, why it was promoted or not.
-    """
-
-    number: int
-    path: Path
-    sha256: str
-    kind: str
-    labels: tuple[str, ...] = ()
-    created: float = 0.0
-    metrics: dict[str, Any] = field(default_factory=dict)
-    note: str = ""
 
 
 Listed: TypeAlias = list[Version]
@@ -245,8 +219,7 @@ class Versions:
             if kind not in self.kinds:
                 raise WeightsError(f"holds a {kind}, not a {' or '.join(self.kinds)}", path=path)
             version = Version(number, weights, digest_of(weights), kind, labels, time.time(), plain(metrics), note)
-            record = {name: getattr(version, name) for name in Version.__slots__ if name != "path"}
-            write_text(new / RECORD, json.dumps({**record, "file": weights.name}, indent=1, allow_nan=False))
+            write_version(new, version)
             sync(new)
             new.rename(self._home(number))
             sync(self.folder)
@@ -270,23 +243,9 @@ class Versions:
         return said
 
     def _version(self, number: int, digest: str | None = None) -> Version:
-        home = self._home(number)
-        said = read_record(home / RECORD)
-        try:
-            version = Version(
-                number=number,
-                path=home / file_name(said["file"]),
-                sha256=str(said["sha256"]),
-                kind=str(said["kind"]),
-                labels=tuple(map(str, said["labels"])),
-                created=float(said["created"]),
-                metrics=dict(said["metrics"]),
-                note=str(said["note"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"cannot be read ({type(error).__name__})", path=home / RECORD, remedy=BACK) from error
+        version = read_version(self._home(number), number)
         if digest is not None and version.sha256 != digest:
-            raise WeightsError("is not the version that was promoted", path=home, remedy=BACK)
+            raise WeightsError("is not the version that was promoted", path=self._home(number), remedy=BACK)
         return version
 
     def _require_sound(self, version: Version) -> None:
