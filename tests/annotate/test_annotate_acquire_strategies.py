@@ -123,19 +123,30 @@ def test_uncertainty_diversity_takes_unsure_frames_that_are_not_alike():
     assert {row // 30 for row in chosen[:2]} == {0, 1} and max(chosen) < 60
 
 
-def test_auto_takes_typical_and_far_frames_in_turns_until_enough_is_labelled_for_uncertainty():
+def test_spread_draws_files_and_is_random_where_each_has_one_frame():
+    pool = stills(blobs((20, 20)))
+    assert rows("spread", pool, np.array([3]), 9, seed=4) == rows("random", pool, np.array([3]), 9, seed=4)
+    items = np.concatenate([np.zeros(200, np.int64), np.arange(1, 10)])  # a cine of 200 frames and nine stills
+    mixed = Pool(prepare(blobs((200, *[1] * 9))), items, np.concatenate([np.arange(200), np.zeros(9, np.int64)]))
+    first = [rows("spread", mixed, seed=seed)[0] for seed in range(300)]
+    of_cine = [row for row in first if row < 200]
+    assert 10 < len(of_cine) < 60, "a tenth, as of every file"
+    assert len(set(of_cine)) > 8, "and any frame of it"
+    assert sum(rows("random", mixed, seed=seed)[0] < 200 for seed in range(300)) > 270
+
+
+def test_auto_goes_from_typical_to_unsure_when_enough_is_labelled():
     pool = stills(blobs((30, 30, 30)), np.random.default_rng(3).random(90, np.float32))
-    one_more, few, enough = np.arange(ENOUGH - 2), np.arange(ENOUGH - 1), np.arange(ENOUGH)
-    assert {rows("auto", pool, labelled, 1)[0] for labelled in (one_more, few)} == {
-        rows("typicality", pool, one_more, 1)[0],
-        rows("kcenter", pool, few, 1)[0],
-    }
+    few, enough = np.arange(ENOUGH - 1), np.arange(ENOUGH)
+    assert rows("auto", pool, few, 5) == rows("typicality", pool, few, 5)
     assert rows("auto", pool, enough, 5) == rows("uncertainty_diversity", pool, enough, 5)
     blind = stills(blobs((30, 30, 30)))
-    assert rows("auto", blind, enough, 5) != rows("random", blind, enough, 5)
+    assert rows("auto", blind, enough, 5) == rows("typicality", blind, enough, 5)
 
 
-@pytest.mark.parametrize("strategy", ["kcenter", "typicality", "uncertainty", "uncertainty_diversity", "auto"])
+@pytest.mark.parametrize(
+    "strategy", ["spread", "kcenter", "typicality", "uncertainty", "uncertainty_diversity", "auto"]
+)
 def test_a_batch_is_spread_over_cines(strategy):
     pool = cines()
     labelled = np.array([50, 75, 120]) if strategy != "auto" else np.arange(50, 50 + 45 * 50, 100)[:ENOUGH]
@@ -153,8 +164,11 @@ def test_without_it_the_least_sure_cine_would_fill_the_batch():
 
 def test_labels_of_the_same_number_tell_more_of_the_clips_than_random_ones():
     pool = cines(blind=True)
-    seen = {s: len(set(pool.items[rows(s, pool, n=20)].tolist())) for s in ("random", "typicality", "kcenter")}
-    assert seen["typicality"] == seen["kcenter"] == 20 > seen["random"]
+    seen = {
+        s: len(set(pool.items[rows(s, pool, n=20)].tolist()))
+        for s in ("random", "spread", "typicality", "kcenter", "auto")
+    }
+    assert seen["spread"] == seen["typicality"] == seen["kcenter"] == seen["auto"] == 20 > seen["random"]
 
 
 def test_frames_near_a_labelled_one_of_their_cine_wait_in_time_and_in_looks():

@@ -225,7 +225,7 @@ def test_labels_are_told_apart(tmp_path: Path, weights: dict[str, Path]) -> None
     for item in bench.catalogue.items():
         mask = truth(next(bench.catalogue.read(item)).image) * (1 if "bright" in item.name else 2)
         bench.labels.save(FrameId(item.id, 0), mask.astype(np.uint8), status=Status.ACCEPTED, annotator="ann")
-    record = run_training(bench, SEGMENTATION, TrainSettings(max_epochs=12, batch_size=4, learning_rate=5e-3))
+    record = run_training(bench, SEGMENTATION, TrainSettings(max_epochs=10, batch_size=4, learning_rate=5e-3))
     assert record["metrics"]["start"] == "embedding 1", "the version of one label has no channel for the other"
     assert record["promoted"]
     assert bench.versions[SEGMENTATION].current().labels == ("light", "shade")

@@ -65,6 +65,7 @@ def test_the_last_line_is_json_with_a_curve_for_each_strategy(printed):
         assert all(0 <= low <= mean <= high <= 1 for low, mean, high in ends)
     assert curves["random"]["dice"][0] == curves["uncertainty"]["dice"][0], "without a model both draw the same"
     assert curves["auto"]["dice"] == curves["typicality"]["dice"], "up to 20 labels they are the same"
+    assert curves["spread"] == curves["random"], "each still is a file of its own"
     both = found["both"]
     assert found["best"] == max(both, key=lambda name: both[name]["mean"])
     assert "difference" not in both["random"]

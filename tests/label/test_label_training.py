@@ -19,16 +19,12 @@ import numpy as np
 import pytest
 import requests
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "annotate"))
-
-if True:  # after the path above
-    from study_case import CLASSES, make_study, models, truth
-
 pytest.importorskip("monailabel", reason="monailabel is not installed; `pip install sonodistill[label]`")
 
 from app_case import Server, serve
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
+from study_case import CLASSES, make_study, models, truth
 
 TRAINING_SECONDS = 400
 QUICK = {"max_epochs": 6, "batch_size": 8, "learning_rate": 3e-3}

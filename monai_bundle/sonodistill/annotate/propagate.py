@@ -227,7 +227,7 @@ def _centres(mask: NDArray[np.bool_]) -> Iterator[tuple[float, float]]:
     for part in order[:_PARTS]:
         if part == order[0] or areas[part - 1] >= _SMALL_PART * areas.sum():
             padded = np.pad((parts == part).astype(np.uint8), 1)
-            depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+            depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
             row, column = np.unravel_index(int(depth.argmax()), depth.shape)
             yield float(column), float(row)
 

@@ -107,6 +107,7 @@ class SimulatedClicks(PrecisionInferer):
             annotations = [begin(truth, rng) for truth in truths]
             for _ in range(rounds):
                 _correct(annotations, refine, inputs.device, rng)
+            torch.clear_autocast_cache()  # weights that were cast without gradient would be used again with it
             return _maps(annotations, inputs.device, [bool(rng.random() > self.keep_mask) for _ in annotations])
 
         return super().__call__(_plain(inputs), network, prompts)

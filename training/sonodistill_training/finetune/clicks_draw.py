@@ -167,7 +167,8 @@ def _centre(depth: NDArray[np.float32], rng: np.random.Generator | None) -> tupl
 def _depth(mask: Mask) -> NDArray[np.float32]:
     """Pixels to the nearest one outside the mask, beyond the image included; 0 outside."""
     padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    return cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    # Not DIST_MASK_PRECISE: its last bit depends on where the memory lies, and a resumed training would not be exact.
+    return cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
 
 
 def _within(box: tuple[float, float, float, float], shape: tuple[int, ...]) -> tuple[float, float, float, float]:

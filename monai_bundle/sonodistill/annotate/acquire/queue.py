@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT", "MOST", "STRATEGIES", "Acquisition", "Choice"]
 
-DEFAULT = "auto"
-"""The strategy that won the simulation: see docs/active_learning.md of the bundle."""
+DEFAULT = "spread"
+"""The strategy that won the simulations: see docs/active_learning.md of the bundle."""
 MOST = 100
 """Frames that can be asked for at once."""
 

@@ -16,12 +16,12 @@ from sonodistill.annotate.errors import UnknownIdError
 STRATEGIES = {
     "first": "the first frames without a label",
     "random": "frames drawn at random",
+    "spread": "files drawn at random, and of each a frame that is new beside its labelled ones",
     "kcenter": "frames that are least like the labelled ones (greedy core-set)",
     "typicality": "the most typical frames of the largest groups of alike ones without a label (TypiClust)",
     "uncertainty": "frames that a model trained on the labels is least sure of; random before there is one",
     "uncertainty_diversity": "of the least sure ones, those least like the labelled ones; random before there is one",
-    "auto": "typical frames and frames least like the labelled ones in turns until 20 are labelled, then "
-    "uncertainty_diversity",
+    "auto": "typicality until 20 are labelled, then uncertainty_diversity",
 }
 """Name -> what it chooses."""
 
@@ -128,13 +128,13 @@ def _scorer(
         unsure = None
     if strategy == "auto":
         ready = unsure is not None and len(labelled) >= ENOUGH
-        if not ready:
-            return _InTurns(_Typical(pool, labelled, n, generator), _Far(taken), len(labelled))  # type: ignore[arg-type]
-        strategy = "uncertainty_diversity"
+        strategy = "uncertainty_diversity" if ready else "typicality"
     if strategy == "first":
         return _Fixed(np.arange(len(pool), 0, -1, dtype=np.float32), "the first without a label")
     if strategy == "random" or (strategy.startswith("uncertainty") and unsure is None):
         return _Fixed(generator.random(len(pool), np.float32), "drawn at random")
+    if strategy == "spread":
+        return _Fixed(_by_file(pool, allowed, generator), "of a file drawn at random")
     if strategy == "typicality":
         return _Typical(pool, labelled, n, generator)
     if strategy == "uncertainty":
@@ -142,6 +142,13 @@ def _scorer(
     if strategy == "kcenter":
         return _Far(taken)  # type: ignore[arg-type]
     return _UnsureAndFar(np.nan_to_num(unsure), taken, n)  # type: ignore[arg-type]
+
+
+def _by_file(pool: Pool, allowed: Mask, generator: np.random.Generator) -> Floats:
+    """(N,) random numbers, whose largest in a file is uniform in [0, 1] whatever the number of its frames: for stills
+    just those of "random"."""
+    frames = np.bincount(pool.items, weights=allowed)[pool.items]
+    return np.power(generator.random(len(pool), np.float32).astype(float), np.maximum(frames, 1))
 
 
 class _Fixed:
@@ -237,26 +244,5 @@ class _Typical:
     def why(self, row: int) -> str:
         cluster = self._cluster[row]
         count = int(self._labelled[cluster])
-        return f"typical of {self._sizes[cluster]} frames like it, of which {count or 'none'} {_are(count)} labelled"
-
-
-def _are(count: int) -> str:
-    return "are" if count > 1 else "is"
-
-
-class _InTurns:
-    """Two scorers, of which one chooses every other frame; both see what the other took."""
-
-    def __init__(self, first: _Scorer, second: _Scorer, turn: int) -> None:
-        self._scorers, self._turn = (first, second), turn
-
-    def scores(self, usable: Mask) -> Floats:
-        return self._scorers[self._turn % 2].scores(usable)
-
-    def take(self, row: int) -> None:
-        for scorer in self._scorers:
-            scorer.take(row)
-        self._turn += 1
-
-    def why(self, row: int) -> str:
-        return self._scorers[self._turn % 2].why(row)
+        said = f"{count or 'none'} {'are' if count > 1 else 'is'} labelled"
+        return f"typical of {self._sizes[cluster]} frames like it, of which {said}"
