@@ -219,6 +219,7 @@ def first_epoch_of(work: Path, train: Callable[[], object]) -> int:
     return min(seen)
 
 
+@pytest.mark.slow
 def test_labels_are_told_apart(tmp_path: Path, weights: dict[str, Path]) -> None:
     studies = make_study(tmp_path / "studies", patients=4, stills=2)
     bench = workbench(studies, tmp_path / "work", weights, labels=("light", "shade"))
@@ -238,6 +239,7 @@ def test_labels_are_told_apart(tmp_path: Path, weights: dict[str, Path]) -> None
     bench.close()
 
 
+@pytest.mark.slow
 def test_one_patient_alone_replaces_no_version(tmp_path: Path, weights: dict[str, Path]) -> None:
     bench = workbench(make_study(tmp_path / "studies", patients=1, stills=6), tmp_path / "work", weights)
     accept_all(bench)
@@ -249,6 +251,7 @@ def test_one_patient_alone_replaces_no_version(tmp_path: Path, weights: dict[str
     bench.close()
 
 
+@pytest.mark.slow
 def test_the_first_version_grows_on_the_encoder_of_embedding(tmp_path: Path, weights: dict[str, Path]) -> None:
     only = {"embedding": weights["embedding"]}
     bench = workbench(make_study(tmp_path / "studies", patients=2, stills=2), tmp_path / "work", only)

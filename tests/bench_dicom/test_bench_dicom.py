@@ -23,6 +23,7 @@ NUMBERS = {
 }
 
 
+@pytest.mark.slow
 def test_the_last_line_is_json_with_a_positive_number_for_each_goal():
     before = _children()
     result = CliRunner().invoke(app, ["dicom", "--quick", "--drain", "12", "--json"])
