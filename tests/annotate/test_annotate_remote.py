@@ -142,6 +142,19 @@ def test_what_comes_and_goes_on_the_server_does_so_in_the_list(tmp_path: Path, p
     again.close()
 
 
+def test_who_asks_all_the_time_is_answered_anew_after_the_pause(tmp_path: Path, pacs: Orthanc) -> None:
+    first, second = study(tmp_path, ["rgb_color", "palette_color"])
+    pacs.upload(first)
+    shown = catalogue(pacs, tmp_path, pause=0.5)
+    assert len(shown.items()) == 1
+    pacs.upload(second)
+    deadline = time.monotonic() + 30
+    while not shown.refresh() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(shown.items()) == 2
+    shown.close()
+
+
 def test_a_server_that_is_down_is_named_and_its_list_stays(tmp_path: Path) -> None:
     (path,) = study(tmp_path, ["rgb_color"])
     with orthanc(tmp_path, settings=OPEN) as pacs:

@@ -179,6 +179,12 @@ class WebCatalogue:
             now = time.monotonic()
             if self._closed or now - self._listed_at < self._pause:
                 return False
+            return self._asked(now)
+        finally:
+            self._asking.release()
+
+    def _asked(self, now: float) -> bool:
+        try:
             relisted = now - self._relisted_at > _RELIST_SECONDS
             known = {} if relisted else self._studies or {}
             with self.connected() as client:
@@ -194,7 +200,6 @@ class WebCatalogue:
             raise UnreachableError(error.message, remedy="see whether the DICOMweb server runs") from None
         finally:
             self._listed_at = time.monotonic()
-            self._asking.release()
 
     def store(self, paths: Sequence[str | Path]) -> None:
         """Send DICOM files to the server (STOW-RS); returns when it confirmed each.
