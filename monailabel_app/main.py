@@ -29,7 +29,7 @@ from lib.settings import settings_of  # noqa: E402
 from lib.targets import received  # noqa: E402
 from sonodistill import __version__  # noqa: E402
 from sonodistill.annotate.errors import AnnotationError, UnknownIdError  # noqa: E402
-from sonodistill.annotate.train_process import start_if_due  # noqa: E402
+from sonodistill.annotate.training.process import start_if_due  # noqa: E402
 from sonodistill.annotate.workbench import Workbench  # noqa: E402
 from sonodistill.errors import SonoDistillError  # noqa: E402
 

@@ -21,7 +21,7 @@ from lib.shelf import Shelf
 from lib.tagged import Tagged
 from lib.targets import Images, Target
 from sonodistill.annotate.errors import ConflictError, TooLargeError, UnknownIdError
-from sonodistill.annotate.mask import checked, to_png
+from sonodistill.annotate.labels.mask import checked, to_png
 from sonodistill.annotate.model import FINAL, Item
 from sonodistill.annotate.workbench import Workbench
 

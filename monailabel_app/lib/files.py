@@ -18,7 +18,7 @@ from sonodistill.annotate.errors import AnnotationError, InvalidLabelError, TooL
 from sonodistill.annotate.exchange.nifti_file import Geometry, LabelVolume
 from sonodistill.annotate.exchange.nifti_file import write_labels as write_nifti
 from sonodistill.annotate.exchange.pixels import read_mask
-from sonodistill.annotate.mask import to_png
+from sonodistill.annotate.labels.mask import to_png
 
 EXTENSIONS = (".png", ".nrrd", ".nii.gz")
 """Of results."""

@@ -8,7 +8,7 @@ from typing import Any
 from lib.notes import Notes
 from lib.saved import FINAL, tag_of
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import Catalogue, Item, LabelRow
 
 OWN_FILE = (".nii.gz", ".nii", ".nrrd", ".mha")

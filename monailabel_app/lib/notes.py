@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sonodistill.annotate.errors import InvalidIdError
-from sonodistill.annotate.label_checks import checked_info
+from sonodistill.annotate.labels.checks import checked_info
 
 _MOST = 100_000
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,128}")

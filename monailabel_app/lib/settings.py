@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from sonodistill.annotate.offline import default_work
-from sonodistill.annotate.versions import Versions
+from sonodistill.annotate.server.offline import default_work
+from sonodistill.annotate.training.versions import Versions
 from sonodistill.annotate.workbench import CLASSIFICATION, EMBEDDING, MODELS, SEGMENTATION, Settings
 from sonodistill.errors import BundleConfigError, SonoDistillError
 from sonodistill.weights import read_info

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from lib.saved import of_tag, tag_of
 from lib.targets import Target
 from sonodistill.annotate.errors import UnknownIdError
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import LabelRow
 
 

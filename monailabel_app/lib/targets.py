@@ -16,11 +16,11 @@ from lib.listing import is_planar
 from lib.notes import Notes
 from sonodistill.annotate.errors import ConflictError, InvalidIdError, TooLargeError, UnknownIdError
 from sonodistill.annotate.exchange.nifti_file import Geometry
-from sonodistill.annotate.file_index import Known
-from sonodistill.annotate.frame_source import FrameSource
 from sonodistill.annotate.ids import FrameId
 from sonodistill.annotate.model import Catalogue, Item
-from sonodistill.annotate.probe import learn
+from sonodistill.annotate.studies.file_index import Known
+from sonodistill.annotate.studies.frame_source import FrameSource
+from sonodistill.annotate.studies.probe import learn
 from sonodistill.errors import UnreadableFileError
 from sonodistill.frames import Frame
 

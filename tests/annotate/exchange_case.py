@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import examples
 
-from sonodistill.annotate.catalogue import FolderCatalogue
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import Item, Label, Status
+from sonodistill.annotate.studies.catalogue import FolderCatalogue
 
 NAMES = ("lesion", "acoustic shadow")
 CLASSES = ("normal", "benign", "malignant")

@@ -19,12 +19,12 @@ from pydicom import examples
 
 from sonodistill.annotate.acquire.queue import DEFAULT, MOST, STRATEGIES, Acquisition
 from sonodistill.annotate.acquire.walk import Sampling
-from sonodistill.annotate.catalogue import FolderCatalogue
 from sonodistill.annotate.errors import InvalidIdError, InvalidPromptError, UnknownIdError
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import MODEL, Status
-from sonodistill.annotate.versions import Versions
+from sonodistill.annotate.studies.catalogue import FolderCatalogue
+from sonodistill.annotate.training.versions import Versions
 from sonodistill.networks.encoder import Encoder
 from sonodistill.networks.unet import Segmenter
 from sonodistill.weights import save_weights

@@ -14,9 +14,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score, f1_score
 
-from sonodistill.annotate.agreement import agreement, cohen_kappa, dice_of
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.agreement import agreement, cohen_kappa, dice_of
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import MODEL, Status
 
 LABELS, CLASSES = ("lesion", "needle"), ("normal", "benign", "malignant")

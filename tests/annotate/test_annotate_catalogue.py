@@ -19,11 +19,11 @@ import SimpleITK as sitk
 from PIL import Image
 from pydicom import dcmread, examples
 
-from sonodistill.annotate.catalogue import FolderCatalogue
 from sonodistill.annotate.errors import ConflictError, InvalidIdError, TooLargeError, UnknownIdError
-from sonodistill.annotate.frame_source import FrameCache
 from sonodistill.annotate.ids import FrameId, item_id
 from sonodistill.annotate.model import Item
+from sonodistill.annotate.studies.catalogue import FolderCatalogue
+from sonodistill.annotate.studies.frame_source import FrameCache
 from sonodistill.errors import SonoDistillError, UnreadableFileError
 from sonodistill.frames import Calibration, Frame, Provenance, read
 
@@ -381,7 +381,7 @@ def audit(event, args):
     if event == "open" and isinstance(args[0], str) and args[0].startswith(str(studies)) and ".work" not in args[0]:
         count += 1
 
-from sonodistill.annotate.catalogue import FolderCatalogue
+from sonodistill.annotate.studies.catalogue import FolderCatalogue
 
 sys.addaudithook(audit)
 catalogue = FolderCatalogue(studies, studies / ".work")

@@ -18,7 +18,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
 from sonodistill.annotate.exchange import export, import_labels
 from sonodistill.annotate.ids import FrameId
 from sonodistill.annotate.model import MODEL, Status
-from sonodistill.annotate.remote import WebCatalogue
+from sonodistill.annotate.remote.catalogue import WebCatalogue
 from sonodistill.dicom.errors import ResultError
 from sonodistill.dicom.findings import Masks
 from sonodistill.dicom.write.check import check_references, check_segmentation

@@ -12,11 +12,11 @@ import pytest
 import torch
 from click_case import SIDE, ellipse, picture, scene, trained_network
 
+from sonodistill.annotate.clicks.interactive import Interactive, stability
+from sonodistill.annotate.clicks.prompts import MAX_POINTS, check_prompts, draw_prompts, parse_prompts
 from sonodistill.annotate.errors import InvalidPromptError
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.interactive import Interactive, stability
 from sonodistill.annotate.model import Prompts
-from sonodistill.annotate.prompts import MAX_POINTS, check_prompts, draw_prompts, parse_prompts
 from sonodistill.errors import BundleConfigError, WeightsError
 from sonodistill.weights import load_weights, save_weights
 from sonodistill_training.finetune.clicks_draw import Annotation
@@ -283,5 +283,5 @@ def test_weights_that_cannot_be_used_are_refused(weights: Path, tmp_path: Path) 
 def test_checking_prompts_needs_no_torch() -> None:
     import subprocess
 
-    program = "import sys, sonodistill.annotate.prompts; assert 'torch' not in sys.modules"
+    program = "import sys, sonodistill.annotate.clicks.prompts; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0

@@ -16,11 +16,13 @@ import typer
 from certificates import Authority
 from PIL import Image
 
-from sonodistill.annotate import pydicom3, serve, serving
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate import pydicom3
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import Status
-from sonodistill.annotate.offline import default_work
-from sonodistill.annotate.tokens import Tokens
+from sonodistill.annotate.server import serve
+from sonodistill.annotate.server import settings as serving
+from sonodistill.annotate.server.offline import default_work
+from sonodistill.annotate.server.tokens import Tokens
 from sonodistill.cli import build
 from sonodistill.errors import SonoDistillError
 
@@ -177,8 +179,8 @@ def test_the_settings_of_monai_label_are_the_safe_ones_and_paths_are_whole(studi
 def test_labels_are_exported_imported_and_compared_without_a_server(studies, tmp_path, capsys):
     work = default_work(str(studies))
     assert "no labels" in refusal("export", "--studies", studies, "--out", tmp_path / "out")
-    from sonodistill.annotate.catalogue import FolderCatalogue
     from sonodistill.annotate.ids import FrameId
+    from sonodistill.annotate.studies.catalogue import FolderCatalogue
 
     catalogue = FolderCatalogue(studies, work)
     store = LabelStore(work / "labels.sqlite", ("lesion", "cyst"), ("normal", "benign"))

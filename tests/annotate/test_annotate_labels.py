@@ -30,8 +30,8 @@ from sonodistill.annotate.errors import (
     UnknownIdError,
 )
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.labels import LabelStore
-from sonodistill.annotate.mask import from_png
+from sonodistill.annotate.labels.mask import from_png
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import MODEL, Status
 
 LABELS, CLASSES = ("lesion", "needle"), ("normal", "benign", "malignant")
@@ -549,7 +549,7 @@ WRITER = """
 import sys
 import numpy as np
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import Status
 
 path, item, annotator, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])

@@ -10,11 +10,11 @@ import pytest
 from click_case import SIDE, ellipse, picture, trained_network
 from pydicom import examples
 
+from sonodistill.annotate.clicks.interactive import Interactive
+from sonodistill.annotate.clicks.propagate import Reason, prompts_of, propagate, propagate_in
 from sonodistill.annotate.errors import ConflictError, InvalidPromptError
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.interactive import Interactive
 from sonodistill.annotate.model import Item
-from sonodistill.annotate.propagate import Reason, prompts_of, propagate, propagate_in
 from sonodistill.frames import Frame, read
 from sonodistill.frames.frame import Calibration, Provenance
 

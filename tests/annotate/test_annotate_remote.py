@@ -19,8 +19,8 @@ from web_case import Handler, lying, renewed, url_of, write
 
 from sonodistill.annotate.errors import InvalidIdError, UnknownIdError, UnreachableError
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.remote import WebCatalogue
-from sonodistill.annotate.remote_cache import FileCache
+from sonodistill.annotate.remote.cache import FileCache
+from sonodistill.annotate.remote.catalogue import WebCatalogue
 from sonodistill.dicom.errors import ServiceConfigError
 from sonodistill.dicom.service.fetch import RefusedInstanceError
 from sonodistill.errors import SonoDistillError

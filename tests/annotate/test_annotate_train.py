@@ -16,10 +16,10 @@ from study_case import CLASSES, accept_all, draw, make_study, models, truth, wor
 
 from sonodistill.annotate.errors import ConflictError
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.judge import dice, judge, middle_of_error
 from sonodistill.annotate.model import Status
-from sonodistill.annotate.train import run_training
-from sonodistill.annotate.training_state import (
+from sonodistill.annotate.training.judge import dice, judge, middle_of_error
+from sonodistill.annotate.training.run import run_training
+from sonodistill.annotate.training.state import (
     InvalidSettingError,
     TrainSettings,
     UnknownModelError,

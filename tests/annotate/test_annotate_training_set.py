@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from study_case import accept_all, make_study, truth, workbench
 
 from sonodistill.annotate.errors import ConflictError
-from sonodistill.annotate.held_out import SHARE, deal
 from sonodistill.annotate.ids import FrameId
 from sonodistill.annotate.model import Status
-from sonodistill.annotate.training_set import TrainingSet, training_set
+from sonodistill.annotate.training.held_out import SHARE, deal
+from sonodistill.annotate.training.labelled import TrainingSet, training_set
 from sonodistill.annotate.workbench import Settings, Workbench
 from sonodistill_training.corpus.labelled import class_names, read_labelled, segmentation_items
 

@@ -16,7 +16,7 @@ import torch
 from study_case import ENCODER, SIZE, models
 
 from sonodistill.annotate.errors import ConflictError, UnknownIdError
-from sonodistill.annotate.versions import CURRENT, RECORD, Versions
+from sonodistill.annotate.training.versions import CURRENT, RECORD, Versions
 from sonodistill.errors import WeightsError
 from sonodistill.files import sha256
 from sonodistill.inference.exported import KEY, ExportInfo, to_text
@@ -27,7 +27,7 @@ from sonodistill.weights_header import WeightsInfo
 
 WRITER = """
 import sys
-from sonodistill.annotate.versions import Versions
+from sonodistill.annotate.training.versions import Versions
 versions = Versions(sys.argv[1])
 for _ in range(int(sys.argv[3])):
     print(versions.promote(versions.add(sys.argv[2]).number).number, flush=True)

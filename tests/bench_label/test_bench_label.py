@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sonodistill.annotate.catalogue import FolderCatalogue
-from sonodistill.annotate.interactive import Interactive
+from sonodistill.annotate.clicks.interactive import Interactive
+from sonodistill.annotate.studies.catalogue import FolderCatalogue
 from sonodistill.frames import read
 from sonodistill.inference.predictor import Predictor
 from sonodistill_training.bench.dicom.clips import Loop, disk_loop

@@ -17,8 +17,8 @@ import torch
 from bundle_case import CONFIGS, SMALL, config, labelled_folder
 from monai.bundle import ConfigWorkflow, verify_net_in_out
 
+from sonodistill.annotate.clicks.interactive import Interactive
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.interactive import Interactive
 from sonodistill.annotate.model import Prompts
 from sonodistill.errors import BundleConfigError, DatasetError, WeightsError
 from sonodistill.inference.predictor import Predictor

@@ -18,7 +18,7 @@ from fastapi import FastAPI, Request
 from PIL import Image
 
 from sonodistill.annotate.errors import ConflictError
-from sonodistill.annotate.tokens import Tokens
+from sonodistill.annotate.server.tokens import Tokens
 from sonodistill.annotate.workbench import Settings, Workbench
 from sonodistill.errors import UnreadableFileError
 

@@ -21,9 +21,9 @@ from web_case import renewed, write
 
 from sonodistill.annotate.exchange import import_labels
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import Status
-from sonodistill.annotate.remote import WebCatalogue
+from sonodistill.annotate.remote.catalogue import WebCatalogue
 from sonodistill.frames import read
 
 pytestmark = pytest.mark.timeout(600)

@@ -18,7 +18,7 @@ pytest.importorskip("monailabel", reason="monailabel is not installed; `pip inst
 
 from asgi_case import Answer, import_lib
 
-from sonodistill.annotate.remote import WebCatalogue
+from sonodistill.annotate.remote.catalogue import WebCatalogue
 
 STUDY, SERIES, SOP = "1.2.3", "1.2.3.4", "1.2.3.4.5"
 AT = f"/studies/{STUDY}/series/{SERIES}/instances/{SOP}"

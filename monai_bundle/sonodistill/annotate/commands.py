@@ -61,8 +61,8 @@ def serve(
     """
     if context.invoked_subcommand is not None:
         return
-    from sonodistill.annotate.serve import serve as run
-    from sonodistill.annotate.serving import Serving
+    from sonodistill.annotate.server.serve import serve as run
+    from sonodistill.annotate.server.settings import Serving
     from sonodistill.annotate.workbench import MODELS
 
     given = (segmentation, classification, interactive, embedding)
@@ -106,7 +106,7 @@ def export(
     Example: sonodistill label export --studies clips --form seg --out labels
     """
     from sonodistill.annotate.exchange import export as write_labels
-    from sonodistill.annotate.offline import opened
+    from sonodistill.annotate.server.offline import opened
     from sonodistill.errors import BundleConfigError
 
     if out is None:
@@ -130,7 +130,7 @@ def take_over(
     Example: sonodistill label import labels.zip --studies clips --annotator anna
     """
     from sonodistill.annotate.exchange import import_labels
-    from sonodistill.annotate.offline import opened
+    from sonodistill.annotate.server.offline import opened
 
     where = _studies(studies)
     with opened(where, work or _work(where)) as bench:
@@ -144,8 +144,8 @@ def agreement(studies: Studies = None, work: Work = None) -> None:
 
     Example: sonodistill label agreement --studies clips
     """
-    from sonodistill.annotate.agreement import agreement as measured
-    from sonodistill.annotate.offline import opened, table
+    from sonodistill.annotate.labels.agreement import agreement as measured
+    from sonodistill.annotate.server.offline import opened, table
 
     where = _studies(studies)
     with opened(where, work or _work(where)) as bench:
@@ -161,7 +161,7 @@ def _studies(given: str | None) -> str:
 
 
 def _work(studies: str) -> Path:
-    from sonodistill.annotate.offline import default_work
+    from sonodistill.annotate.server.offline import default_work
 
     return default_work(studies)
 

@@ -14,9 +14,9 @@ from sonodistill.errors import BundleConfigError
 
 if TYPE_CHECKING:
     from sonodistill.annotate.acquire.queue import Acquisition
-    from sonodistill.annotate.interactive import Interactive
-    from sonodistill.annotate.labels import LabelStore
-    from sonodistill.annotate.versions import Versions
+    from sonodistill.annotate.clicks.interactive import Interactive
+    from sonodistill.annotate.labels.store import LabelStore
+    from sonodistill.annotate.training.versions import Versions
     from sonodistill.inference.predictor import Predictor
 
 SEGMENTATION, CLASSIFICATION, INTERACTIVE, EMBEDDING = "segmentation", "classification", "interactive", "embedding"
@@ -67,8 +67,8 @@ class Workbench:
     """
 
     def __init__(self, settings: Settings) -> None:
-        from sonodistill.annotate.labels import LabelStore
-        from sonodistill.annotate.versions import Versions
+        from sonodistill.annotate.labels.store import LabelStore
+        from sonodistill.annotate.training.versions import Versions
 
         unknown = set(settings.models) - set(MODELS)
         if unknown:
@@ -117,7 +117,7 @@ class Workbench:
     @property
     def interactive(self) -> Interactive:
         """The click-conditioned decoder with its cached embeddings. Errors: NotTrainedError."""
-        from sonodistill.annotate.interactive import Interactive
+        from sonodistill.annotate.clicks.interactive import Interactive
 
         path = self._weights(INTERACTIVE)
         with self._lock:
@@ -155,7 +155,7 @@ class Workbench:
 
 def _catalogue(settings: Settings) -> Catalogue:
     if settings.studies.startswith(("http://", "https://")):
-        from sonodistill.annotate.remote import WebCatalogue
+        from sonodistill.annotate.remote.catalogue import WebCatalogue
 
         return WebCatalogue(
             settings.studies,
@@ -164,6 +164,6 @@ def _catalogue(settings: Settings) -> Catalogue:
             token_file=settings.token_file,
             user=settings.user,
         )
-    from sonodistill.annotate.catalogue import FolderCatalogue
+    from sonodistill.annotate.studies.catalogue import FolderCatalogue
 
     return FolderCatalogue(Path(settings.studies), settings.work)

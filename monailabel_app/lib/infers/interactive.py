@@ -18,10 +18,10 @@ from lib.files import read_labels, write_result
 from lib.infers.task import Clock, FrameTask
 from lib.saved import annotator_of
 from lib.targets import Target, received
+from sonodistill.annotate.clicks.prompts import parse_prompts
 from sonodistill.annotate.errors import InvalidPromptError
 from sonodistill.annotate.ids import FrameId
 from sonodistill.annotate.model import Prompts
-from sonodistill.annotate.prompts import parse_prompts
 from sonodistill.annotate.workbench import INTERACTIVE, Workbench
 
 _SESSIONS = 64

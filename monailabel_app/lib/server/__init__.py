@@ -24,7 +24,7 @@ def install(fastapi_app: Any, monai_app: Any) -> None:
     """
     from lib.server.application import application
     from lib.server.guard import Guard, Policy
-    from sonodistill.annotate.tokens import Tokens
+    from sonodistill.annotate.server.tokens import Tokens
 
     tokens = Tokens(path) if (path := monai_app.conf.get("tokens")) else None
     names = frozenset(name.strip().lower() for name in monai_app.conf.get("names", "").split(",") if name.strip())

@@ -19,7 +19,7 @@ from lib.server import (
     viewer,
 )
 from lib.server.errors import add_handlers, cleaner
-from sonodistill.annotate.tokens import Tokens
+from sonodistill.annotate.server.tokens import Tokens
 
 
 def application(monai_app: Any, tokens: Tokens | None = None) -> FastAPI:

@@ -14,7 +14,7 @@ from lib.server.attempts import Failures, credentials
 from lib.server.errors import Refused
 from lib.server.limits import LIMITS, Limits
 from lib.server.streams import Answering, Body, too_large
-from sonodistill.annotate.tokens import Tokens
+from sonodistill.annotate.server.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 

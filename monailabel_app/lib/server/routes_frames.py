@@ -17,11 +17,11 @@ from starlette.datastructures import UploadFile
 from lib.server.errors import Refused
 from lib.server.limits import form_body, json_body
 from lib.server.who import annotator_of, frame_of
-from sonodistill.annotate import mask as masks
 from sonodistill.annotate.errors import InvalidLabelError, UnknownIdError
 from sonodistill.annotate.ids import FrameId
+from sonodistill.annotate.labels import mask as masks
 from sonodistill.annotate.model import FINAL, Item, LabelRow, Status
-from sonodistill.annotate.train_process import start_if_due
+from sonodistill.annotate.training.process import start_if_due
 from sonodistill.annotate.workbench import Workbench
 
 _PNG = "image/png"

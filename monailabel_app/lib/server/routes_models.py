@@ -57,7 +57,7 @@ def router(workbench: Workbench) -> APIRouter:
 
     @routes.get("/agreement", summary="How far annotators agree")
     def agreement() -> dict[str, Any]:
-        from sonodistill.annotate.agreement import agreement as measured
+        from sonodistill.annotate.labels.agreement import agreement as measured
 
         return {"pairs": [_plain(asdict(pair)) for pair in measured(workbench.labels)]}
 

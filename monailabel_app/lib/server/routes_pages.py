@@ -13,7 +13,7 @@ from lib.server.attempts import Failures
 from lib.server.errors import Refused
 from lib.server.limits import LIMITS, field, form_body
 from lib.server.who import annotator_of
-from sonodistill.annotate.tokens import Tokens
+from sonodistill.annotate.server.tokens import Tokens
 
 _EVERY = ["GET", "POST", "PUT", "DELETE"]
 _REFUSED = {

@@ -16,8 +16,8 @@ from lib.server.params import checked
 from lib.server.who import sender_of
 from sonodistill.annotate.errors import ConflictError, InvalidLabelError, UnknownIdError
 from sonodistill.annotate.ids import check_name
-from sonodistill.annotate.train_process import start_training, stop_training
-from sonodistill.annotate.training_state import IDLE, RUNNING, TRAINED, TrainSettings, read_progress
+from sonodistill.annotate.training.process import start_training, stop_training
+from sonodistill.annotate.training.state import IDLE, RUNNING, TRAINED, TrainSettings, read_progress
 from sonodistill.annotate.workbench import SEGMENTATION, Workbench
 
 Body = Annotated[dict[str, Any], Depends(json_body)]

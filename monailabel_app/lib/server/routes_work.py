@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from lib.server.limits import json_body
 from lib.server.routes_frames import mask_of
 from lib.server.who import annotator_of, frame_of
-from sonodistill.annotate import mask as masks
 from sonodistill.annotate.errors import ConflictError, InvalidPromptError, TooLargeError, UnknownIdError
 from sonodistill.annotate.ids import FrameId, check_name
+from sonodistill.annotate.labels import mask as masks
 from sonodistill.annotate.model import MODEL, Status
 from sonodistill.annotate.workbench import INTERACTIVE, Workbench
 
@@ -61,7 +61,7 @@ def router(workbench: Workbench) -> APIRouter:
 
     @routes.post("/click/{id}", summary="A mask from clicks, a box and the mask so far, as a PNG of 0 and 1")
     def click(id: str, request: Request, body: Annotated[dict[str, Any], Depends(json_body)]) -> Response:
-        from sonodistill.annotate.prompts import parse_prompts
+        from sonodistill.annotate.clicks.prompts import parse_prompts
 
         which, name = frame_of(catalogue, id), annotator_of(request, body.get("annotator"))
         session = check_name(body["session"], "session") if body.get("session") is not None else None
@@ -130,7 +130,7 @@ class Carried:
         backward: bool,
         body: dict[str, Any],
     ) -> None:
-        from sonodistill.annotate.propagate import LEAST_CONFIDENCE
+        from sonodistill.annotate.clicks.propagate import LEAST_CONFIDENCE
 
         self.workbench, self.start, self.mask = workbench, start, mask
         self.count, self.backward = count, backward
@@ -140,7 +140,7 @@ class Carried:
         self.least = float(least)
 
     def run(self) -> dict[str, Any]:
-        from sonodistill.annotate.propagate import propagate_in
+        from sonodistill.annotate.clicks.propagate import propagate_in
 
         item = self.workbench.catalogue.item(self.start.item)
         carried: dict[int, NDArray[np.uint8]] = {}

@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from lib.server.errors import Refused
 from sonodistill.annotate.errors import UnreachableError
-from sonodistill.annotate.remote import WebCatalogue
+from sonodistill.annotate.remote.catalogue import WebCatalogue
 from sonodistill.annotate.workbench import Workbench
 from sonodistill.dicom.web import Client, WebError
 

@@ -9,8 +9,8 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from sonodistill.annotate.train import run_training
-from sonodistill.annotate.training_state import TrainSettings, read_progress
+from sonodistill.annotate.training.run import run_training
+from sonodistill.annotate.training.state import TrainSettings, read_progress
 from sonodistill.annotate.workbench import Workbench
 from sonodistill.errors import WeightsError
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sonodistill.annotate.propagate import prompts_of
+from sonodistill.annotate.clicks.propagate import prompts_of
 from sonodistill.networks.click import prompt_maps
 
 Mask = NDArray[np.bool_]

@@ -25,13 +25,13 @@ from sonodistill.annotate.acquire.view import View, ViewMaker, empty_view
 from sonodistill.annotate.acquire.walk import Sampling, Walk
 from sonodistill.annotate.errors import UnreachableError
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import Catalogue, Item
 from sonodistill.errors import SonoDistillError
 from sonodistill.transforms.geometry import to_input
 
 if TYPE_CHECKING:
-    from sonodistill.annotate.versions import Versions
+    from sonodistill.annotate.training.versions import Versions
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from sonodistill.annotate.acquire.pool import Floats
 from sonodistill.annotate.acquire.store import EmbeddingStore
 from sonodistill.annotate.acquire.uncertainty import Ensemble, cell_targets
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import Item, LabelRow, Status
 
 DRAWN = (Status.ACCEPTED, Status.EDITED)

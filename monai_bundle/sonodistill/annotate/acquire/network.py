@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from sonodistill.annotate.versions import Versions
+    from sonodistill.annotate.training.versions import Versions
     from sonodistill.inference.runtimes.base import Runtime
 
 SIDE = 224

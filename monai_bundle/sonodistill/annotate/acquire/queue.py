@@ -19,11 +19,11 @@ from sonodistill.annotate.acquire.taken import Limits
 from sonodistill.annotate.acquire.walk import Sampling
 from sonodistill.annotate.errors import InvalidPromptError
 from sonodistill.annotate.ids import FrameId, check_name
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import Catalogue, Item, LabelRow, Status
 
 if TYPE_CHECKING:
-    from sonodistill.annotate.versions import Versions
+    from sonodistill.annotate.training.versions import Versions
 
 __all__ = ["DEFAULT", "MOST", "STRATEGIES", "Acquisition", "Choice"]
 

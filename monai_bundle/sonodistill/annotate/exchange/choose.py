@@ -9,7 +9,7 @@ from pathlib import Path
 from sonodistill.annotate.errors import AnnotationError
 from sonodistill.annotate.exchange.report import Report
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import Catalogue, Item, Label, LabelRow, Status
 from sonodistill.errors import SonoDistillError
 from sonodistill.frames import Frame

@@ -10,7 +10,7 @@ from sonodistill.annotate.errors import AnnotationError, ConflictError
 from sonodistill.annotate.exchange.choose import Export, choose
 from sonodistill.annotate.exchange.report import Report
 from sonodistill.annotate.ids import check_name
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import FINAL, Catalogue, Status
 
 FORMS = ("png", "nifti", "coco", "seg")

@@ -15,7 +15,7 @@ from sonodistill.annotate.exchange.records import FORMAT, MAX_ENTRIES, read_json
 from sonodistill.annotate.exchange.report import Report, Skipped
 from sonodistill.annotate.exchange.taken import Entry, Taker
 from sonodistill.annotate.ids import check_name
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import MODEL, Catalogue, Status
 
 if TYPE_CHECKING:

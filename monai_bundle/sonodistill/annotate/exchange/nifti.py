@@ -27,7 +27,7 @@ from sonodistill.annotate.exchange.records import (
 from sonodistill.annotate.exchange.report import Skipped
 from sonodistill.annotate.exchange.taken import Entry
 from sonodistill.annotate.ids import FrameId, check_item_id
-from sonodistill.annotate.mask import from_png, to_png
+from sonodistill.annotate.labels.mask import from_png, to_png
 from sonodistill.annotate.model import Item, Label, Status
 from sonodistill.files import write_text
 from sonodistill.frames import Frame

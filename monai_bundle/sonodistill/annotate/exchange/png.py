@@ -14,7 +14,7 @@ from sonodistill.annotate.exchange.pixels import inside, read_mask, save_png
 from sonodistill.annotate.exchange.records import check_head, entries, head, read_json, record_of, said_in, to_json
 from sonodistill.annotate.exchange.report import Skipped
 from sonodistill.annotate.exchange.taken import Entry
-from sonodistill.annotate.mask import to_png
+from sonodistill.annotate.labels.mask import to_png
 from sonodistill.annotate.model import Item, Label, Status
 from sonodistill.files import atomic_path, write_text
 from sonodistill.frames import Frame

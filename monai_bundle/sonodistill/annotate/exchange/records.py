@@ -12,7 +12,7 @@ from typing import Any
 
 from sonodistill.annotate.errors import InvalidLabelError, TooLargeError
 from sonodistill.annotate.ids import check_name
-from sonodistill.annotate.label_checks import checked_info
+from sonodistill.annotate.labels.checks import checked_info
 from sonodistill.annotate.model import Item, LabelRow, Status
 from sonodistill.frames import Frame
 

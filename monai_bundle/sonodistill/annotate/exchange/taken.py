@@ -14,7 +14,7 @@ from sonodistill.annotate.errors import AnnotationError, ConflictError, InvalidL
 from sonodistill.annotate.exchange.records import Said
 from sonodistill.annotate.exchange.report import Report
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import MODEL, Catalogue, Item, Label, Status
 from sonodistill.errors import SonoDistillError
 

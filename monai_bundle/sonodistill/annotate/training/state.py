@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from sonodistill.annotate.errors import AnnotationError, ConflictError
 from sonodistill.annotate.model import FINAL
-from sonodistill.annotate.version_files import plain
+from sonodistill.annotate.training.version_files import plain
 from sonodistill.files import write_text
 
 if TYPE_CHECKING:

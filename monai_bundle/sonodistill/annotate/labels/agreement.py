@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sonodistill.annotate.model import FINAL, LabelRow, Status
 
 if TYPE_CHECKING:
-    from sonodistill.annotate.labels import LabelStore
+    from sonodistill.annotate.labels.store import LabelStore
 
 _RESAMPLES = 2000
 _COVERED = 95.0

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sonodistill.annotate.held_out import VALIDATION
 from sonodistill.annotate.ids import FrameId
 from sonodistill.annotate.model import Prompts
-from sonodistill.annotate.training_set import INDEX
+from sonodistill.annotate.training.held_out import VALIDATION
+from sonodistill.annotate.training.labelled import INDEX
 from sonodistill.frames import Frame, read
 
 Mask = NDArray[np.bool_]
@@ -108,7 +108,7 @@ def _classification(weights: Path, _: tuple[str, ...], threads: int) -> tuple[Sc
 
 
 def _interactive(weights: Path, _: tuple[str, ...], threads: int) -> tuple[Score, int]:
-    from sonodistill.annotate.interactive import Interactive
+    from sonodistill.annotate.clicks.interactive import Interactive
 
     interactive = Interactive(weights, threads=threads)
 

@@ -7,10 +7,10 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from sonodistill.annotate.judge import METRICS, Judgement, judge
-from sonodistill.annotate.train_start import Job
-from sonodistill.annotate.training_set import TrainingSet
-from sonodistill.annotate.versions import Version
+from sonodistill.annotate.training.judge import METRICS, Judgement, judge
+from sonodistill.annotate.training.labelled import TrainingSet
+from sonodistill.annotate.training.start import Job
+from sonodistill.annotate.training.versions import Version
 from sonodistill.errors import SonoDistillError
 
 logger = logging.getLogger(__name__)

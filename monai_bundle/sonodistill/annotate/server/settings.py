@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from sonodistill.annotate.tokens import Tokens
+from sonodistill.annotate.server.tokens import Tokens
 from sonodistill.errors import BundleConfigError, UnreadableFileError
 
 
@@ -90,7 +90,7 @@ def check(serving: Serving) -> Path:
 
 def app_folder(given: Path | None = None) -> Path:
     """Where the app for MONAI Label lies: beside the bundle in a checkout. Errors: BundleConfigError."""
-    app = given or Path(__file__).resolve().parents[3] / "monailabel_app"
+    app = given or Path(__file__).resolve().parents[4] / "monailabel_app"
     if not (app / "main.py").is_file():
         raise BundleConfigError(
             "the app for MONAI Label is not here", path=app, remedy="install from a checkout, or give --app FOLDER"
@@ -129,8 +129,8 @@ def _check_models(models: dict[str, Path]) -> None:
         if not path.is_file():
             raise UnreadableFileError("there is no such file of weights", path=path)
     if models:
-        from sonodistill.annotate.version_files import kind_of
-        from sonodistill.annotate.versions import KINDS
+        from sonodistill.annotate.training.version_files import kind_of
+        from sonodistill.annotate.training.versions import KINDS
         from sonodistill.errors import WeightsError
 
         for name, path in models.items():

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sonodistill.annotate.serving import Serving, check
+from sonodistill.annotate.server.settings import Serving, check
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from sonodistill.annotate.errors import ConflictError, UnknownIdError
-from sonodistill.annotate.frame_source import FrameSource
 from sonodistill.annotate.ids import FrameId, check_item_id, parse
-from sonodistill.annotate.listing import Entry, Listing
 from sonodistill.annotate.model import Item
-from sonodistill.annotate.probe import is_passing
-from sonodistill.annotate.upload import UPLOADS, receive, sweep
+from sonodistill.annotate.studies.frame_source import FrameSource
+from sonodistill.annotate.studies.listing import Entry, Listing
+from sonodistill.annotate.studies.probe import is_passing
+from sonodistill.annotate.studies.upload import UPLOADS, receive, sweep
 from sonodistill.errors import UnreadableFileError
 from sonodistill.frames import Frame
 

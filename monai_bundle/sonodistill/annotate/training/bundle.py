@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sonodistill.annotate.train_start import Job
-from sonodistill.annotate.training_state import RUNNING, write_progress
+from sonodistill.annotate.training.start import Job
+from sonodistill.annotate.training.state import RUNNING, write_progress
 from sonodistill.annotate.workbench import CLASSIFICATION, INTERACTIVE, SEGMENTATION
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def _tell_labels_apart(workflow: Any, labels: int) -> None:
         if one["_target_"].endswith(".MaskToInputd")
     )
     workflow.parser[f"deterministic_transforms::{at}"] = {
-        "_target_": "sonodistill.annotate.label_channels.NumbersToInputd",
+        "_target_": "sonodistill.annotate.labels.channels.NumbersToInputd",
         "keys": "label",
         "size": "@input_size",
         "labels": labels,

@@ -15,7 +15,7 @@ from sonodistill.errors import BundleConfigError, UnreadableFileError
 from sonodistill.files import cache_folder
 
 if TYPE_CHECKING:
-    from sonodistill.annotate.agreement import Agreement
+    from sonodistill.annotate.labels.agreement import Agreement
 
 LABELS = "labels.sqlite"
 

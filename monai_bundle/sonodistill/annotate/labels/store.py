@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sonodistill.annotate import label_checks as checks
-from sonodistill.annotate import mask as masks
 from sonodistill.annotate.errors import InvalidLabelError, UnknownIdError
 from sonodistill.annotate.ids import FrameId, check_item_id, check_name
-from sonodistill.annotate.label_file import LabelFile, insert, png_of, retire, revision_of, select
+from sonodistill.annotate.labels import checks
+from sonodistill.annotate.labels import mask as masks
+from sonodistill.annotate.labels.file import LabelFile, insert, png_of, retire, revision_of, select
 from sonodistill.annotate.model import MODEL, Label, LabelRow, Status
 
 _RANKED = (Status.ACCEPTED, Status.EDITED, Status.SKIPPED, Status.PROPAGATED, Status.PREDICTED)

@@ -10,10 +10,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sonodistill.annotate.file_index import FileIndex, Known, key_of, stamp_of
 from sonodistill.annotate.ids import item_id
 from sonodistill.annotate.model import Item
-from sonodistill.annotate.probe import learn
+from sonodistill.annotate.studies.file_index import FileIndex, Known, key_of, stamp_of
+from sonodistill.annotate.studies.probe import learn
 from sonodistill.errors import EmptyInputError, SonoDistillError, UnreadableFileError
 from sonodistill.frames import find_files
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sonodistill.annotate.clicks.prompts import check_prompts, draw_prompts
 from sonodistill.annotate.errors import InvalidPromptError
 from sonodistill.annotate.ids import FrameId
 from sonodistill.annotate.model import Prompts
-from sonodistill.annotate.prompts import check_prompts, draw_prompts
 from sonodistill.errors import BundleConfigError, WeightsError
 from sonodistill.networks.checkpoint import load_network
 from sonodistill.networks.precision import use_bf16

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sonodistill.annotate.errors import ConflictError
-from sonodistill.annotate.training_set import TrainingSet
-from sonodistill.annotate.training_state import TrainSettings
-from sonodistill.annotate.version_files import CHECKPOINT, copy_encoder
-from sonodistill.annotate.versions import Version
+from sonodistill.annotate.training.labelled import TrainingSet
+from sonodistill.annotate.training.state import TrainSettings
+from sonodistill.annotate.training.version_files import CHECKPOINT, copy_encoder
+from sonodistill.annotate.training.versions import Version
 from sonodistill.annotate.workbench import CLASSIFICATION, EMBEDDING, INTERACTIVE, SEGMENTATION, Workbench
 from sonodistill.errors import WeightsError
 

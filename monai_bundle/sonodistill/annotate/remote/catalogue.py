@@ -12,14 +12,14 @@ from pathlib import Path
 
 from sonodistill.annotate import ids
 from sonodistill.annotate.errors import UnknownIdError, UnreachableError
-from sonodistill.annotate.file_index import Known
-from sonodistill.annotate.frame_source import FrameSource
 from sonodistill.annotate.ids import FrameId
 from sonodistill.annotate.model import Item
-from sonodistill.annotate.probe import learn
-from sonodistill.annotate.remote_cache import FileCache
-from sonodistill.annotate.remote_index import Index, load, save
-from sonodistill.annotate.remote_listing import Instance, list_studies
+from sonodistill.annotate.remote.cache import FileCache
+from sonodistill.annotate.remote.index import Index, load, save
+from sonodistill.annotate.remote.listing import Instance, list_studies
+from sonodistill.annotate.studies.file_index import Known
+from sonodistill.annotate.studies.frame_source import FrameSource
+from sonodistill.annotate.studies.probe import learn
 from sonodistill.dicom.errors import DeliveryError
 from sonodistill.dicom.send.stow import StowDestination
 from sonodistill.dicom.service.fetch import RefusedInstanceError, fetch

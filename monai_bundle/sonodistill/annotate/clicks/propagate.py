@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sonodistill.annotate.clicks.interactive import Interactive, Refined, stability
 from sonodistill.annotate.errors import ConflictError, InvalidPromptError
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.interactive import Interactive, Refined, stability
 from sonodistill.annotate.model import Catalogue, Item, Prompts
 from sonodistill.frames import Frame
 

@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 from filelock import FileLock
 
 from sonodistill.annotate.errors import ConflictError, UnknownIdError
-from sonodistill.annotate.version_files import (
+from sonodistill.annotate.training.version_files import (
     BACK,
     CHECKPOINT,
     KINDS,

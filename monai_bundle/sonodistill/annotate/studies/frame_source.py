@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sonodistill.annotate.errors import ConflictError
-from sonodistill.annotate.file_index import Known
+from sonodistill.annotate.studies.file_index import Known
 from sonodistill.errors import SonoDistillError
 from sonodistill.frames import Frame, read
 from sonodistill.frames.isolated import IsolatedReader

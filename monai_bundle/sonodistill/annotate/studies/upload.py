@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sonodistill.annotate.errors import TooLargeError
-from sonodistill.annotate.probe import learn
+from sonodistill.annotate.studies.probe import learn
 from sonodistill.errors import UnreadableFileError, UnsupportedFormatError
 from sonodistill.frames.find import SUFFIXES
 
 if TYPE_CHECKING:
-    from sonodistill.annotate.frame_source import FrameSource
+    from sonodistill.annotate.studies.frame_source import FrameSource
 
 UPLOADS = "uploads"
 """Folder of the studies that they are put into."""

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from sonodistill import __version__
-from sonodistill.annotate.train_bundle import train_bundle
-from sonodistill.annotate.train_result import keep
-from sonodistill.annotate.train_start import Job, find_start
-from sonodistill.annotate.training_set import training_set
-from sonodistill.annotate.training_state import (
+from sonodistill.annotate.training.bundle import train_bundle
+from sonodistill.annotate.training.labelled import training_set
+from sonodistill.annotate.training.result import keep
+from sonodistill.annotate.training.start import Job, find_start
+from sonodistill.annotate.training.state import (
     CANCELLED,
     DONE,
     FAILED,

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from sonodistill.annotate.errors import AnnotationError, ConflictError
-from sonodistill.annotate.held_out import TRAIN, VALIDATION, opaque, split
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import FINAL, Catalogue, Item, LabelRow
-from sonodistill.annotate.training_files import IMAGES, Entry, remove_others, write_frames
+from sonodistill.annotate.training.frame_files import IMAGES, Entry, remove_others, write_frames
+from sonodistill.annotate.training.held_out import TRAIN, VALIDATION, opaque, split
 from sonodistill.files import write_text
 
 INDEX, SPLITS = "index.csv", "splits.json"

@@ -1,6 +1,6 @@
 """A training in a process of its own: begun, watched and stopped by a server that goes on answering.
 
-The process is ``python -m sonodistill.annotate.train_process``; what it is to do comes on its standard input.
+The process is ``python -m sonodistill.annotate.training.process``; what it is to do comes on its standard input.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sonodistill.annotate.errors import AnnotationError, ConflictError
-from sonodistill.annotate.training_state import (
+from sonodistill.annotate.training.state import (
     TrainSettings,
     due,
     folder_of,
@@ -175,7 +175,7 @@ def main() -> int:
         with only_training(work):
             write_progress(work, model, state="running", phase="starting", pid=os.getpid())
             _say(_STARTED)
-            from sonodistill.annotate.train import reported, train_alone
+            from sonodistill.annotate.training.run import reported, train_alone
 
             with reported(work, model):
                 workbench = Workbench(settings)

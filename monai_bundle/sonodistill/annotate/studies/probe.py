@@ -8,8 +8,8 @@ import itertools
 import re
 from pathlib import Path
 
-from sonodistill.annotate.file_index import Known
 from sonodistill.annotate.ids import MAX_FRAMES
+from sonodistill.annotate.studies.file_index import Known
 from sonodistill.errors import SonoDistillError, UnreadableFileError
 from sonodistill.frames import read
 from sonodistill.frames.find import kind_of

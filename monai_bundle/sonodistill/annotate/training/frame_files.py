@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonodistill.annotate.errors import AnnotationError, ConflictError
-from sonodistill.annotate.labels import LabelStore
+from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import Catalogue, Item, LabelRow
 from sonodistill.errors import SonoDistillError
 from sonodistill.files import atomic_path, write_text

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sonodistill.annotate.model import Item
-from sonodistill.annotate.remote_listing import Instance, Study
+from sonodistill.annotate.remote.listing import Instance, Study
 from sonodistill.dicom.service.fetch import Place
 from sonodistill.dicom.source import is_uid
 from sonodistill.files import write_text

@@ -1,0 +1,1 @@
+"""Labels: one current row a frame and annotator, with its history, and how far annotators agree."""

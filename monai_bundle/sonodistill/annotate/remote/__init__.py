@@ -1,0 +1,1 @@
+"""The ultrasound of a PACS as what is annotated."""

@@ -1,0 +1,1 @@
+"""How the annotation server is started, for whom, and what is done without it."""

@@ -1,0 +1,1 @@
+"""What can be annotated in a folder: items, their frames, uploads."""
