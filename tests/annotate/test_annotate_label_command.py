@@ -199,6 +199,28 @@ def test_labels_are_exported_imported_and_compared_without_a_server(studies, tmp
     shown = capsys.readouterr().out
     assert "anna and ben: 1 frames" in shown and "cyst: Dice 1.000" in shown
     assert "--out" in refusal("export", "--studies", studies)
+    assert "--form seg" in refusal("export", "--studies", studies, "--out", tmp_path / "pacs", "--store")
+    refused = refusal("export", "--studies", studies, "--out", tmp_path / "pacs", "--form", "seg", "--store")
+    assert "no PACS" in refused and not (tmp_path / "pacs").exists()
+
+
+def test_labels_of_other_statuses_are_exported_and_imported_when_asked_for(studies, tmp_path, capsys):
+    from sonodistill.annotate.ids import FrameId
+    from sonodistill.annotate.studies.catalogue import FolderCatalogue
+
+    work = default_work(str(studies))
+    catalogue = FolderCatalogue(studies, work)
+    store = LabelStore(work / "labels.sqlite", ("lesion",), ())
+    frame = FrameId(catalogue.items()[0].id, 0)
+    store.save(frame, np.ones((30, 40), np.uint8), status=Status.EDITED, annotator="anna")
+    catalogue.close()
+    for asked, written in (("accepted", 0), ("edited", 1)):
+        out = tmp_path / asked
+        run("label", "export", "--studies", studies, "--out", out, "--status", asked)
+        assert f"{written} labels written" in capsys.readouterr().out
+    run("label", "import", out, "--studies", studies, "--annotator", "ben", "--status", "accepted")
+    assert [row.status for row in store.rows(annotator="ben")] == [Status.ACCEPTED]
+    store.close()
 
 
 def test_what_could_not_be_taken_over_is_listed_and_the_command_fails(studies, tmp_path, capsys):

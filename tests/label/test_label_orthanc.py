@@ -93,7 +93,8 @@ def test_labels_of_a_cine_go_to_orthanc_as_a_segmentation_and_come_back_the_same
         name = f"{uid}.f{index:05d}"
         save(running, name, drawn(index), annotator="ann")
         running.server.ask("POST", f"/sonodistill/label/{name}/status", json={"status": "accepted", "annotator": "ann"})
-    answer = running.server.ask("POST", "/sonodistill/export", json={"form": "seg"})
+    answer = running.server.ask("POST", "/sonodistill/export", json={"form": "seg", "store": True})
+    assert answer.headers["X-SonoDistill-Stored"] == "1"
     with zipfile.ZipFile(io.BytesIO(answer.content)) as packed:
         (member,) = [member for member in packed.namelist() if member.endswith(".dcm")]
         exported = tmp_path / "exported.dcm"
@@ -103,11 +104,12 @@ def test_labels_of_a_cine_go_to_orthanc_as_a_segmentation_and_come_back_the_same
     catalogue = WebCatalogue(
         running.orthanc.web, tmp_path / "instances", token_file=token, user=running.orthanc.auth[0]
     )
-    catalogue.store([exported])
+    catalogue.store([exported])  # the PACS has it already: it stays one
     (stored,) = seg_series(running.orthanc)
     fetched = tmp_path / "fetched.dcm"
     fetched.write_bytes(running.orthanc.file(stored))
     ds = dcmread(fetched)
+    assert ds.SOPInstanceUID == dcmread(exported).SOPInstanceUID
     assert ds.StudyInstanceUID == running.study and ds.SOPClassUID.name == "Segmentation Storage"
     (series,) = ds.ReferencedSeriesSequence
     assert series.SeriesInstanceUID == running.cine.SeriesInstanceUID

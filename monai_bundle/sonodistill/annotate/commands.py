@@ -16,6 +16,22 @@ Work = Annotated[
 ]
 
 
+TokenFile = Annotated[
+    Path | None, typer.Option(resolve_path=True, help="DICOMweb: file with a token, or the password of --user.")
+]
+User = Annotated[str, typer.Option(help="DICOMweb: for HTTP Basic authentication.")]
+
+
+class Kept(str, Enum):
+    """Status of a label, as ``annotate.model.Status``."""
+
+    ACCEPTED = "accepted"
+    EDITED = "edited"
+    PROPAGATED = "propagated"
+    PREDICTED = "predicted"
+    SKIPPED = "skipped"
+
+
 class Form(str, Enum):
     """How labels are written."""
 
@@ -47,10 +63,8 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(resolve_path=True, help="Its key, PEM.")] = None,
     name: Annotated[list[str] | None, typer.Option(help="Of this server in URLs, beside its address.")] = None,
     query: Annotated[str, typer.Option(help="DICOMweb: search, such as ModalitiesInStudy=US&StudyDate=20260101-")] = "",
-    token_file: Annotated[
-        Path | None, typer.Option(resolve_path=True, help="DICOMweb: file with a token, or the password of --user.")
-    ] = None,
-    user: Annotated[str, typer.Option(help="DICOMweb: for HTTP Basic authentication.")] = "",
+    token_file: TokenFile = None,
+    user: User = "",
     app: Annotated[Path | None, typer.Option(resolve_path=True, help="Folder of the app for MONAI Label.")] = None,
 ) -> None:
     """Serve a folder or a PACS for annotation in OHIF, 3D Slicer or any client, until Ctrl-C.
@@ -98,23 +112,39 @@ def export(
     out: Annotated[Path | None, typer.Option(help="New folder.")] = None,
     form: Annotated[Form, typer.Option(help="How.")] = Form.PNG,
     annotator: Annotated[str | None, typer.Option(help="Only this one's labels.")] = None,
+    status: Annotated[list[Kept] | None, typer.Option(help="Which labels; may be repeated.")] = None,
     images: Annotated[bool, typer.Option(help="png and coco: write the frames, too.")] = False,
+    store: Annotated[bool, typer.Option(help="seg of a PACS: send the files there, too.")] = False,
     work: Work = None,
+    token_file: TokenFile = None,
+    user: User = "",
 ) -> None:
     """Write the accepted labels as PNG, NIfTI, COCO or DICOM Segmentation.
 
     Example: sonodistill label export --studies clips --form seg --out labels
     """
     from sonodistill.annotate.exchange import export as write_labels
+    from sonodistill.annotate.exchange import of_pacs, send
+    from sonodistill.annotate.model import FINAL, Status
     from sonodistill.annotate.server.offline import opened
     from sonodistill.errors import BundleConfigError
 
     if out is None:
         raise BundleConfigError("where to is not said", remedy="give --out FOLDER")
+    if store and form is not Form.SEG:
+        raise BundleConfigError("a PACS takes DICOM files alone", remedy="give --form seg")
     where = _studies(studies)
-    with opened(where, work or _work(where)) as bench:
-        report = write_labels(bench.catalogue, bench.labels, out, form.value, annotator=annotator, images=images)
-    _finish(f"{len(report.written)} labels written to {out}", report.skipped)
+    with opened(where, work or _work(where), token_file=token_file, user=user) as bench:
+        if store:
+            of_pacs(bench.catalogue)
+        statuses = tuple(Status(one.value) for one in status) if status else FINAL
+        report = write_labels(
+            bench.catalogue, bench.labels, out, form.value, statuses=statuses, annotator=annotator, images=images
+        )
+        said = f"{len(report.written)} labels written to {out}"
+        if store:
+            said += f", {send(bench.catalogue, out)} files stored in the PACS"
+    _finish(said, report.skipped)
 
 
 @label.command("import")
@@ -122,19 +152,26 @@ def take_over(
     source: Annotated[Path, typer.Argument(help="Folder, file or zip of exported labels.")],
     studies: Studies = None,
     annotator: Annotated[str | None, typer.Option(help="Whose they become; as the file says without it.")] = None,
+    status: Annotated[Kept | None, typer.Option(help="That they get; as the file says without it.")] = None,
     replace: Annotated[bool, typer.Option(help="Replace newer labels of the same annotator, too.")] = False,
     work: Work = None,
+    token_file: TokenFile = None,
+    user: User = "",
 ) -> None:
     """Take over labels that were exported, by this program or another.
 
     Example: sonodistill label import labels.zip --studies clips --annotator anna
     """
     from sonodistill.annotate.exchange import import_labels
+    from sonodistill.annotate.model import Status
     from sonodistill.annotate.server.offline import opened
 
     where = _studies(studies)
-    with opened(where, work or _work(where)) as bench:
-        report = import_labels(bench.catalogue, bench.labels, source, annotator=annotator, replace=replace)
+    given = Status(status.value) if status else None
+    with opened(where, work or _work(where), token_file=token_file, user=user) as bench:
+        report = import_labels(
+            bench.catalogue, bench.labels, source, annotator=annotator, status=given, replace=replace
+        )
     _finish(f"{len(report.written)} labels taken over, {len(report.unchanged)} were there", report.skipped)
 
 

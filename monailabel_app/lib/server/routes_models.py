@@ -61,14 +61,18 @@ def router(workbench: Workbench) -> APIRouter:
 
         return {"pairs": [_plain(asdict(pair)) for pair in measured(workbench.labels)]}
 
-    @routes.post("/export", summary="Labels as a zip of PNG, NIfTI, COCO or DICOM SEG, with a report")
+    @routes.post("/export", summary="Labels as a zip; SEG into the PACS, too")
     def export(body: Body) -> Response:
         from sonodistill.annotate.exchange import export as write_labels
-        from sonodistill.annotate.exchange import pack
+        from sonodistill.annotate.exchange import of_pacs, pack, send
 
-        form, images = body.get("form", "png"), body.get("images", False)
-        if not isinstance(form, str) or not isinstance(images, bool):
-            raise InvalidLabelError("form is a text, images true or false")
+        form, images, store = body.get("form", "png"), body.get("images", False), body.get("store", False)
+        if not isinstance(form, str) or not isinstance(images, bool) or not isinstance(store, bool):
+            raise InvalidLabelError("form is a text, images and store are true or false")
+        if store and form != "seg":
+            raise InvalidLabelError("a PACS takes DICOM files alone", remedy='ask for the form "seg"')
+        if store:
+            of_pacs(workbench.catalogue)
         name = check_name(body["annotator"]) if body.get("annotator") else None
         statuses = FINAL if body.get("statuses") is None else _statuses(body["statuses"])
         with _alone(exchanging), _kept_until_sent(workbench.settings.work) as private:
@@ -80,12 +84,15 @@ def router(workbench: Workbench) -> APIRouter:
                 *(f"{one.what}: not written: {one.reason}" for one in report.skipped),
             ]
             write_text(folder / "report.txt", "\n".join(lines) + "\n")
+            headers = {"X-SonoDistill-Written": str(len(report.written))}
+            if store:
+                headers["X-SonoDistill-Stored"] = str(send(catalogue, folder))
             pack(folder, packed)
             return FileResponse(
                 packed,
                 media_type="application/zip",
                 filename=f"labels-{form}.zip",
-                headers={"X-SonoDistill-Written": str(len(report.written))},
+                headers=headers,
                 background=BackgroundTask(shutil.rmtree, private, ignore_errors=True),
             )
 

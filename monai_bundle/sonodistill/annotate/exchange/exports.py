@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sonodistill.annotate.errors import AnnotationError, ConflictError
 from sonodistill.annotate.exchange.choose import Export, choose
@@ -12,6 +13,9 @@ from sonodistill.annotate.exchange.report import Report
 from sonodistill.annotate.ids import check_name
 from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import FINAL, Catalogue, Status
+
+if TYPE_CHECKING:
+    from sonodistill.annotate.remote.catalogue import WebCatalogue
 
 FORMS = ("png", "nifti", "coco", "seg")
 
@@ -53,3 +57,26 @@ def export(
     # Each brings a library that takes a while to import.
     import_module(f"sonodistill.annotate.exchange.{form}").write(Export(catalogue, store, out, chosen, images, report))
     return report
+
+
+def send(catalogue: Catalogue, folder: str | Path) -> int:
+    """Send the DICOM files that ``export`` wrote in the form "seg" to the PACS that the frames are of (STOW-RS).
+
+    Returns: how many, each confirmed by the PACS. The same labels have the same UIDs: sent again they are one object.
+
+    Errors: AnnotationError when the frames are those of a folder; UnreachableError, also when the PACS refuses one.
+    """
+    remote = of_pacs(catalogue)
+    paths = sorted(Path(folder).rglob("*.dcm"))
+    if paths:
+        remote.store(paths)
+    return len(paths)
+
+
+def of_pacs(catalogue: Catalogue) -> WebCatalogue:
+    """The catalogue as one that takes files. Errors: AnnotationError when it is that of a folder."""
+    from sonodistill.annotate.remote.catalogue import WebCatalogue  # wants what DICOMweb wants
+
+    if not isinstance(catalogue, WebCatalogue):
+        raise AnnotationError("the studies are no PACS that takes files", remedy="export without storing")
+    return catalogue

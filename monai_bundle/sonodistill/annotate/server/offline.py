@@ -34,7 +34,7 @@ def default_work(studies: str) -> Path:
 
 
 @contextmanager
-def opened(studies: str, work: Path) -> Iterator[Workbench]:
+def opened(studies: str, work: Path, *, token_file: Path | None = None, user: str = "") -> Iterator[Workbench]:
     """The workbench that a server left there, with its names of labels and classes; a server may run beside it.
 
     Errors: UnreadableFileError when there are no labels.
@@ -43,7 +43,7 @@ def opened(studies: str, work: Path) -> Iterator[Workbench]:
     if not path.is_file():
         raise UnreadableFileError("there are no labels here", path=work, remedy="name the right --studies or --work")
     labels, classes = _names(path)
-    bench = Workbench(Settings(studies, work, labels=labels, classes=classes))
+    bench = Workbench(Settings(studies, work, labels=labels, classes=classes, token_file=token_file, user=user))
     try:
         yield bench
     finally:
