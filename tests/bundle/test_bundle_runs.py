@@ -173,6 +173,7 @@ def torchrun(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
 
 
+@pytest.mark.slow
 def test_two_processes_train_together(data, tmp_path):
     files = [str(CONFIGS / name) for name in ("train.yaml", "multi_gpu_train.yaml")]
     settings = ["--encoder", "resnet18", "--input_size", "[64,64]", "--max_epochs", "1", "--batch_size", "4"]
