@@ -29,7 +29,7 @@ from lib.settings import settings_of  # noqa: E402
 from lib.targets import received  # noqa: E402
 from sonodistill import __version__  # noqa: E402
 from sonodistill.annotate.errors import AnnotationError, UnknownIdError  # noqa: E402
-from sonodistill.annotate.training.process import start_if_due  # noqa: E402
+from sonodistill.annotate.training.process import start_soon  # noqa: E402
 from sonodistill.annotate.workbench import Workbench  # noqa: E402
 from sonodistill.errors import SonoDistillError  # noqa: E402
 
@@ -140,9 +140,9 @@ class MyApp(MONAILabelApp):
             return ""
 
     def on_save_label(self, image_id: str, label_id: str) -> None:  # noqa: ARG002
-        """Begin a training if as many labels were accepted as ``--conf train_after`` says."""
+        """Begin a training if as many labels were accepted as ``--conf train_after`` says; nobody waits for it."""
         if self.workbench.settings.train_after:
-            start_if_due(self.workbench)
+            start_soon(self.workbench)
 
     def on_init_complete(self) -> None:
         super().on_init_complete()

@@ -14,9 +14,9 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from lib.files import read_labels, write_masks, write_nrrd
-from lib.listing import OWN_FILE, Listing, image_info
+from lib.listing import OWN_FILE, Listing
 from lib.notes import Notes, check_upload
-from lib.saved import AUTHOR_KEYS, Saved, of_tag
+from lib.saved import AUTHOR_KEYS, Saved, of_tag, tag_of
 from lib.shelf import Shelf
 from lib.tagged import Tagged
 from lib.targets import Images, Target
@@ -101,7 +101,7 @@ class FrameDatastore(Datastore):
         item = target.items[0]
         statuses = {at: status.value for at, status in sorted(self.labels.status_of(item.id).items())}
         at = target.frames[0].index if target.planar and item.is_cine else None
-        return {**image_info(target.id, item, at, statuses), **self.notes.of(image_id)}
+        return {**self.listing.image_info(target.id, item, at, statuses), **self.notes.of(image_id)}
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         self.images.find(image_id)
@@ -166,12 +166,14 @@ class FrameDatastore(Datastore):
         rows = {at: row for at, row in self.tagged.rows(target, label_tag).items() if row.shape}
         if not rows:
             return ""
-        revision = max(row.revision for row in rows.values())
-        key = f"label {label_tag} {revision} {len(rows)} {target.frames[0]} {_stamp(target.items[0])}"
+        revisions = [row.revision for row in rows.values()]
+        key = f"label {label_tag} {revisions} {target.frames[0]} {_stamp(target.items[0])}"
+        shape = (1, *target.frame(0).image.shape) if target.planar else target.shape
+        if any(row.shape != shape[1:] for row in rows.values()):
+            raise ConflictError(f"{label_id} had another size when it was labelled", remedy="label it anew")
 
         def write(path: Path) -> None:
             masks = {at: self.tagged.mask(row) for at, row in rows.items()}
-            shape = (1, *next(iter(masks.values())).shape) if target.planar else target.shape
             write_masks(path, masks, shape, target.geometry)
 
         return str(self.shelf.file(key, f"{label_id}{'.png' if target.planar else '.nrrd'}", write))
@@ -182,7 +184,7 @@ class FrameDatastore(Datastore):
         return self.listing.label_info(self.tagged.rows(target, label_tag), planar=target.planar)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Keep a label; of several frames those that are not empty, had a label of this annotator, or are named.
+        """Keep a label; of several frames those that are not empty, had a mask of this tag, or are named.
 
         Args:
             image_id: of the image that was labelled.
@@ -194,10 +196,13 @@ class FrameDatastore(Datastore):
         Errors: UnknownIdError, InvalidIdError; InvalidLabelError, before anything is saved; ConflictError.
         """
         target = self.images.find(image_id)
-        saved = Saved.of(label_tag or DefaultLabelTag.FINAL.value, _object(label_info or {}), self.labels.names)
+        tag = label_tag or DefaultLabelTag.FINAL.value
+        saved = Saved.of(tag, _object(label_info or {}), self.labels.names)
         shape = (1, *target.frame(0).image.shape) if target.planar else target.shape
         stack = saved.numbered(read_labels(Path(label_filename), shape))
-        before = {row.frame: row for row in self.tagged.own(target, saved.annotator)}
+        own = {row.frame: row for row in self.tagged.own(target, saved.annotator)}
+        # Nothing is erased but what the client had before it: the masks of this tag.
+        before = {frame for frame, row in own.items() if row.shape and tag_of(row) == tag}
         named = saved.frames(len(target))
         wanted = [
             at
@@ -208,9 +213,7 @@ class FrameDatastore(Datastore):
         kept = 0
         for at, mask in masks.items():
             try:
-                self.labels.save(
-                    target.frames[at], mask, shape=shape[1:], **saved.row(at, before.get(target.frames[at]))
-                )
+                self.labels.save(target.frames[at], mask, shape=shape[1:], **saved.row(at, own.get(target.frames[at])))
             except ConflictError:  # a prediction of a frame that a person has labelled
                 if target.planar:
                     raise

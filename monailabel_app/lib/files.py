@@ -19,11 +19,15 @@ from sonodistill.annotate.exchange.nifti_file import Geometry, LabelVolume
 from sonodistill.annotate.exchange.nifti_file import write_labels as write_nifti
 from sonodistill.annotate.exchange.pixels import read_mask
 from sonodistill.annotate.labels.mask import to_png
+from sonodistill.errors import SonoDistillError
+from sonodistill.frames.detached import names_of_values
 
 EXTENSIONS = (".png", ".nrrd", ".nii.gz")
 """Of results."""
 MAX_BYTES = 256 << 20
 """Of a file of labels."""
+MAX_HELD = 1 << 30
+"""Of its numbers in memory."""
 _GZIP, _PNG, _HEADER = b"\x1f\x8b", b"\x89PNG\r\n\x1a\n", 1 << 16
 
 
@@ -116,9 +120,9 @@ def read_labels(path: Path, shape: tuple[int, int, int]) -> NDArray[np.integer[A
     if head.startswith(_PNG):
         return _checked(read_mask(path)[None], shape)
     if head.startswith(b"NRRD"):
-        return _by_itk(path, "NrrdImageIO", head, shape)
+        return _by_itk(path, "NrrdImageIO", shape)
     if head.startswith((b"ObjectType", b"NDims")):
-        return _by_itk(path, "MetaImageIO", head, shape)
+        return _by_itk(path, "MetaImageIO", shape)
     if head.startswith(_GZIP) or head[344:348] == b"n+1\0":
         return _nifti(path, shape)
     if path.name.endswith(".bin"):
@@ -140,14 +144,12 @@ def _nifti(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     return labels
 
 
-def _by_itk(path: Path, io: str, head: bytes, shape: tuple[int, int, int]) -> NDArray[np.integer[Any]]:
-    # A header that takes the values from another file would hand out any file of this machine.
-    lower = head.lower().split(b"\n\n", 1)[0]
-    if (
-        b"data file:" in lower
-        or b"datafile:" in lower
-        or (io == "MetaImageIO" and b"elementdatafile = local" not in lower)
-    ):
+def _by_itk(path: Path, io: str, shape: tuple[int, int, int]) -> NDArray[np.integer[Any]]:
+    try:
+        apart = names_of_values(path)
+    except SonoDistillError as error:
+        raise InvalidLabelError(error.message) from None
+    if apart:  # would hand out any file of this machine
         raise InvalidLabelError("its values are in another file", remedy="save header and values as one file")
     reader = sitk.ImageFileReader()
     reader.SetImageIO(io)
@@ -160,6 +162,9 @@ def _by_itk(path: Path, io: str, head: bytes, shape: tuple[int, int, int]) -> ND
         if reader.GetNumberOfComponents() != 1:
             raise InvalidLabelError("its pixels have several values", remedy="save one label map")
         _require(tuple([1] * (3 - len(sides)) + sides), shape)
+        held = int(np.prod(shape)) * sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+        if held > MAX_HELD:
+            raise TooLargeError(f"the labels take {held} bytes unpacked", remedy="send numbers of 8 or 16 bits")
         values = sitk.GetArrayFromImage(reader.Execute()).reshape(shape)
     except RuntimeError as error:
         raise InvalidLabelError("it is damaged, ends early or is of a form that is not read") from error
@@ -176,9 +181,12 @@ def _raw(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
 def _checked(values: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[np.integer[Any]]:
     _require(values.shape, shape)
     if values.dtype.kind == "f":
-        if not np.isfinite(values).all() or (values % 1).any() or abs(values).max(initial=0) > 1 << 30:
-            raise _no_numbers()
-        return values.astype(np.int64)
+        whole = np.empty(shape, np.int32)
+        for at, plane in enumerate(values):
+            if not np.isfinite(plane).all() or (plane % 1).any() or abs(plane).max(initial=0) > 1 << 30:
+                raise _no_numbers()
+            whole[at] = plane
+        return whole
     if values.dtype.kind not in "iu":
         raise _no_numbers()
     return values

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from lib.notes import Notes
 from lib.saved import FINAL, tag_of
+from sonodistill.annotate.errors import UnknownIdError
 from sonodistill.annotate.ids import FrameId
 from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import Catalogue, Item, LabelRow
@@ -54,13 +56,40 @@ class Listing:
             for row in own:
                 statuses.setdefault(row.frame.index, row.status.value)  # the best of a frame comes first
                 frames.setdefault(row.frame, []).append(row)
-            info = {**image_info(item.id, item, None, statuses), **notes.get(item.id, {})}
+            info = {**self.image_info(item.id, item, None, statuses), **notes.get(item.id, {})}
             planar = is_planar(item)
             found[item.id] = {"image": {"ext": extension(item), "info": info}, "labels": self._tags(own, planar=planar)}
             for frame, those in {} if planar else frames.items():
-                info = {**image_info(str(frame), item, frame.index, statuses), **notes.get(str(frame), {})}
+                info = {**self.image_info(str(frame), item, frame.index, statuses), **notes.get(str(frame), {})}
                 found[str(frame)] = {"image": {"ext": ".png", "info": info}, "labels": self._tags(those, planar=True)}
         return found
+
+    def image_info(self, id: str, item: Item, frame: int | None, statuses: Mapping[int, str]) -> dict[str, Any]:
+        """Of an item, or of one frame of it; the viewer opens the next sample by its study.
+
+        Args:
+            id: that it is told under.
+            item: it is of.
+            frame: its index, or None.
+            statuses: index -> the best status of a frame, where it has any.
+        """
+        info: dict[str, Any] = {
+            "name": f"{id}{extension(item) if frame is None else '.png'}",
+            "ts": 0,
+            "title": item.name,
+            "kind": item.kind,
+            "frames": item.frames if frame is None else 1,
+            "statuses": {at: status for at, status in statuses.items() if frame in (None, at)},
+        }
+        if frame is not None:
+            info.update(item=item.id, frame=frame)
+        if item.series:
+            info["SeriesInstanceUID"] = item.series
+        study = getattr(self._catalogue, "study", None)
+        with suppress(UnknownIdError):  # gone from the server since it was listed
+            if study is not None:
+                info["StudyInstanceUID"] = study(item)
+        return info
 
     def label_info(self, rows: Mapping[int, LabelRow], *, planar: bool) -> dict[str, Any]:
         """Of labels by position: the latest, and which frames have one; {} of none."""
@@ -101,27 +130,3 @@ def extension(item: Item) -> str:
     if item.kind != "volume":
         return ".png" if is_planar(item) else ".nrrd"
     return next((suffix for suffix in OWN_FILE if item.name.lower().endswith(suffix)), ".nrrd")
-
-
-def image_info(id: str, item: Item, frame: int | None, statuses: Mapping[int, str]) -> dict[str, Any]:
-    """Of an item, or of one frame of it.
-
-    Args:
-        id: that it is told under.
-        item: it is of.
-        frame: its index, or None.
-        statuses: index -> the best status of a frame, where it has any.
-    """
-    info: dict[str, Any] = {
-        "name": f"{id}{extension(item) if frame is None else '.png'}",
-        "ts": 0,
-        "title": item.name,
-        "kind": item.kind,
-        "frames": item.frames if frame is None else 1,
-        "statuses": {at: status for at, status in statuses.items() if frame in (None, at)},
-    }
-    if frame is not None:
-        info.update(item=item.id, frame=frame)
-    if item.series:
-        info["SeriesInstanceUID"] = item.series
-    return info

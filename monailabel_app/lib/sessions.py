@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ from monailabel.utils.sessions import Sessions
 from sonodistill.annotate.errors import AnnotationError, InvalidIdError, TooLargeError
 
 _MOST = 64
+_BEGUN = 60.0
+"""Seconds in which one that begins is whole."""
 
 
 class FolderSessions(Sessions):
@@ -30,6 +35,25 @@ class FolderSessions(Sessions):
 
     def remove_session(self, session_id: str) -> None:
         super().remove_session(_checked(session_id))
+
+    def remove_expired(self) -> int:
+        """Remove those that are over, and what a process that was killed left of one; how many."""
+        gone = [path for path in Path(self.store_path).iterdir() if path.is_dir() and self._is_over(path)]
+        for path in gone:
+            self.pop(path.name, None)
+            shutil.rmtree(path, ignore_errors=True)
+        return len(gone)
+
+    def _is_over(self, folder: Path) -> bool:
+        try:
+            info = self.get_session(folder.name, update_ts=False)
+            if info is not None:
+                return bool(info.last_access_ts + info.expiry < time.time())
+        except (InvalidIdError, OSError, ValueError, TypeError):
+            pass  # half written
+        with suppress(OSError):
+            return time.time() - folder.stat().st_mtime > _BEGUN
+        return False
 
     def add_session(
         self, data_file: str, expiry: int = 0, uncompress: bool = False, session_id: str | None = None

@@ -19,7 +19,7 @@ from pydicom import examples
 
 from sonodistill.annotate.acquire.queue import DEFAULT, MOST, STRATEGIES, Acquisition
 from sonodistill.annotate.acquire.walk import Sampling
-from sonodistill.annotate.errors import InvalidIdError, InvalidPromptError, UnknownIdError
+from sonodistill.annotate.errors import InvalidIdError, InvalidPromptError, UnknownIdError, UnreachableError
 from sonodistill.annotate.ids import FrameId
 from sonodistill.annotate.labels.store import LabelStore
 from sonodistill.annotate.model import MODEL, Status
@@ -299,6 +299,31 @@ def test_an_empty_catalogue_has_nothing_to_label(tmp_path):
         acquisition.close()
         catalogue.close()
         labels.close()
+
+
+def test_a_server_that_is_away_keeps_nothing_from_being_embedded(bench, monkeypatch):
+    asked = threading.Event()
+
+    def away() -> bool:
+        asked.set()
+        raise UnreachableError("no answer")
+
+    monkeypatch.setattr("sonodistill.annotate.acquire.embeddings._REFRESH", 0.0)
+    monkeypatch.setattr(bench.catalogue, "refresh", away)
+    progress = bench.acquisition().progress()
+    assert asked.is_set() and (progress["embedded"], progress["error"]) == (STILLS, "")
+
+
+def test_what_fails_names_no_file_of_this_machine(bench, monkeypatch):
+    def failing(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(bench.studies / "secret.png"))
+
+    monkeypatch.setattr(bench.catalogue, "read", failing)
+    acquisition = bench.acquisition()
+    assert {reason for _, reason in acquisition.progress()["skipped"]} == {"PermissionError"}
+    monkeypatch.setattr(bench.catalogue, "items", failing)
+    wait(lambda: acquisition.progress()["error"])
+    assert acquisition.progress()["error"] == "PermissionError"
 
 
 def test_requests_that_people_wait_for_come_first(bench):

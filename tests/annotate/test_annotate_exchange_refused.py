@@ -200,6 +200,24 @@ def test_links_floods_and_garbage_in_a_zip_file(monkeypatch, tmp_path):
     assert sum(path.stat().st_size for path in (tmp_path / "to").iterdir()) <= 1000
 
 
+def test_a_zip_file_packed_in_a_rare_way(tmp_path):
+    for kind in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        with zipfile.ZipFile(tmp_path / "rare.zip", "w", kind) as file:
+            file.writestr("labels.json", b"x" * 1000)
+        whole = bytearray((tmp_path / "rare.zip").read_bytes())
+        whole[45:60] = bytes(15)
+        (tmp_path / "rare.zip").write_bytes(whole)
+        with pytest.raises(InvalidLabelError):
+            unpack(tmp_path / "rare.zip", tmp_path)
+
+
+def test_json_of_very_many_parts_is_refused_before_it_is_parsed(monkeypatch, tmp_path):
+    monkeypatch.setattr(records, "_MAX_PARTS", 100)
+    (tmp_path / "a.json").write_text('{"a": [' + ",".join(["[]"] * 100) + "]}")
+    with pytest.raises(TooLargeError):
+        records.read_json(tmp_path / "a.json")
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_damaged_files_of_every_form_never_crash(catalogue, labels, empty, form, tmp_path):
     export(catalogue, labels, tmp_path / "out", form)

@@ -287,6 +287,14 @@ def test_no_label_is_accepted_unseen(store: LabelStore) -> None:
         store.mark(FRAME, ACCEPTED, "anna", expect_revision=seen.revision)
 
 
+def test_no_label_of_another_size_is_accepted(store: LabelStore) -> None:
+    store.save(FRAME, square(size=20), status=EDITED, annotator="anna")
+    with pytest.raises(ConflictError, match="another size"):
+        store.mark(FRAME, ACCEPTED, "anna", shape=(24, 20))
+    assert store.mark(FRAME, ACCEPTED, "anna", shape=square().shape).status is ACCEPTED
+    assert store.mark(FRAME, SKIPPED, "anna", shape=(24, 20)).status is SKIPPED
+
+
 def test_what_is_taken_back_stays_in_the_history(store: LabelStore) -> None:
     store.save(FRAME, square(1), status=PREDICTED, annotator=MODEL)
     store.save(FRAME, square(2), status=ACCEPTED, annotator="anna")
@@ -360,6 +368,8 @@ NO_FIELDS = {
     "endless info": {"info": circle()},
     "info with nan": {"info": {"a": float("nan")}},
     "info with bytes": {"info": {"a": b"x"}},
+    "info with half a character": {"info": {"a": ["\ud800"]}},
+    "info with half a character as a key": {"info": {"\ud800": 1}},
     "info with numbers as keys": {"info": {1: "x"}},
     "info with an endless number": {"info": {"a": 10**5000}},
 }

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sonodistill.annotate.errors import ConflictError
 from sonodistill.annotate.ids import FrameId
 from sonodistill.annotate.model import Status
 from sonodistill.annotate.training.judge import dice, judge, middle_of_error
+from sonodistill.annotate.training.process import start_soon
 from sonodistill.annotate.training.run import run_training
 from sonodistill.annotate.training.state import (
     InvalidSettingError,
@@ -329,6 +331,21 @@ def test_a_training_is_due_after_so_many_newly_accepted_frames(tmp_path: Path, w
     run_training(bench, SEGMENTATION, TrainSettings(max_epochs=1))
     assert not due(bench)
     bench.close()
+
+
+def test_nobody_waits_for_the_look_whether_a_training_is_due(monkeypatch) -> None:
+    go, begun, done = threading.Event(), threading.Event(), threading.Event()
+
+    def looking(*_: object) -> bool:
+        begun.set()
+        go.wait(10)
+        done.set()
+        return False
+
+    monkeypatch.setattr("sonodistill.annotate.training.process.due", looking)
+    start_soon(SimpleNamespace())  # type: ignore[arg-type]
+    assert begun.wait(10) and not done.is_set()
+    go.set()
 
 
 def test_dice_of_two_empty_masks_is_one() -> None:

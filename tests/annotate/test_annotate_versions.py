@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,10 @@ import torch
 from study_case import ENCODER, SIZE, models
 
 from sonodistill.annotate.errors import ConflictError, UnknownIdError
+from sonodistill.annotate.training.judge import Judgement
+from sonodistill.annotate.training.result import keep
+from sonodistill.annotate.training.start import Job
+from sonodistill.annotate.training.state import TrainSettings
 from sonodistill.annotate.training.versions import CURRENT, RECORD, Versions
 from sonodistill.errors import WeightsError
 from sonodistill.files import sha256
@@ -170,6 +175,34 @@ def test_the_encoder_is_taken_out_of_a_segmenter_for_embedding(weights: dict[str
     assert Predictor(first.path).predict_one(next(read(frame))).embedding.shape == (96,)
     other = Versions(tmp_path / "other" / "embedding").begin_with(weights["embedding"])
     assert other.sha256 == sha256(weights["embedding"])
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_candidate_replaces_no_version_that_it_was_not_compared_with(
+    versions: Versions, tmp_path: Path, monkeypatch, meanwhile: bool
+) -> None:
+    for seed in (1, 2):
+        versions.add(segmenter(tmp_path / f"{seed}.safetensors", seed))
+    versions.promote(1)
+    (tmp_path / "run").mkdir()
+    segmenter(tmp_path / "run" / "model.safetensors", 3)
+
+    def judged(model: str, weights: Path, *_: object, **__: object) -> Judgement:
+        if meanwhile and weights.is_relative_to(versions.folder):
+            versions.promote(2)  # by somebody, while it is judged
+        return Judgement("dice", 0.5, 4, 1)
+
+    monkeypatch.setattr("sonodistill.annotate.training.result.judge", judged)
+    bench = SimpleNamespace(
+        versions={"segmentation": versions},
+        labels=SimpleNamespace(names=("lesion",)),
+        settings=SimpleNamespace(threads=1),
+    )
+    data = SimpleNamespace(folder=tmp_path, summary=dict, by_frames=False)
+    start = SimpleNamespace(name="segmentation 1")
+    record = keep(Job(bench, "segmentation", TrainSettings(), data, start, tmp_path / "run"), 0.0)  # type: ignore[arg-type]
+    assert (record["promoted"], versions.current().number) == ((False, 2) if meanwhile else (True, 3))
+    assert ("meanwhile" in record["note"]) is meanwhile
 
 
 def test_prune_keeps_the_latest_and_whatever_was_promoted(versions: Versions, weights: dict[str, Path]) -> None:

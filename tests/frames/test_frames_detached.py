@@ -40,3 +40,38 @@ def test_a_long_header_does_not_hide_the_name(folder):
     (folder / "v.mhd").write_text(META.replace("ElementDataFile", many + "ElementDataFile").format("../secret.raw"))
     with pytest.raises(UnsupportedFormatError, match="outside of its folder"):
         list(read(folder / "v.mhd"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ElementDataFile: {}",
+        "  ElementDataFile = {}",
+        "Comment = ElementDataFile = LOCAL\nElementDataFile = {}",
+        "Comment = LIST ElementDataFile LIST\nElementDataFile: {}",
+        "elementdatafile = LOCAL\nElementDataFile = {}",
+        "ElementDataFile\0 = {}",
+    ],
+)
+def test_a_header_that_only_itk_understands_is_refused(folder, line):
+    header = META.rpartition("ElementDataFile")[0] + line.format(folder.parent / "secret.raw") + "\n"
+    (folder / "v.mha").write_text(header)
+    with pytest.raises(UnsupportedFormatError, match="outside of its folder"):
+        list(read(folder / "v.mha"))
+
+
+@pytest.mark.parametrize(("name", "header", "comment"), [("v.mha", META, "Comment = "), ("v.nrrd", NRRD, "# ")])
+def test_a_header_without_an_end_is_refused(folder, name, header, comment):
+    many = (comment + "x" * 10_000 + "\n") * 1800
+    first, _, rest = header.format(folder.parent / "secret.raw").partition("\n")
+    (folder / name).write_text(f"{first}\n{rest.splitlines()[0]}\n{many}{chr(10).join(rest.splitlines()[1:])}\n\n")
+    with pytest.raises(UnsupportedFormatError, match="no end"):
+        list(read(folder / name))
+
+
+@pytest.mark.parametrize("word", ["LOCAL", "Local"])
+def test_values_that_follow_the_header_are_read_whatever_they_spell(folder, word):
+    values = VALUES.copy()
+    values[:15] = np.frombuffer(b"ElementDataFile", np.uint8)
+    (folder / "v.mha").write_bytes(META.format(word).encode() + values.tobytes())
+    np.testing.assert_array_equal([frame.image for frame in read(folder / "v.mha")], values.reshape(2, 3, 4))

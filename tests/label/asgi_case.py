@@ -46,7 +46,7 @@ def ask(
     body: Iterable[bytes | float] = (),
 ) -> Answer:
     """One request; a number in the body is a pause in seconds, an endless one by the end of the test's patience."""
-    answer, parts = Answer(), list(body)
+    answer, parts, ended = Answer(), list(body), False
     path, _, query = path.partition("?")
     given = {"host": f"{server[0]}:{server[1]}", **{key.lower(): value for key, value in (headers or {}).items()}}
     scope = {
@@ -66,12 +66,14 @@ def ask(
     }
 
     async def receive() -> dict[str, Any]:
+        nonlocal ended
         while parts and isinstance(parts[0], float):
             await asyncio.sleep(parts.pop(0))
-        if answer.status and not parts:
-            await asyncio.sleep(3600)
+        if ended:
+            await asyncio.sleep(3600)  # as a client that waits for its answer
         part = parts.pop(0) if parts else b""
-        return {"type": "http.request", "body": part, "more_body": bool(parts)}
+        ended = not parts
+        return {"type": "http.request", "body": part, "more_body": not ended}
 
     async def send(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":

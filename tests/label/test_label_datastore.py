@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import tempfile
 import time
@@ -23,6 +24,7 @@ sys.path.insert(0, str(APP))
 
 from lib.datastore import FrameDatastore
 from lib.files import read_labels, write_nrrd
+from lib.infers.interactive import LastAnswers
 from lib.notes import Notes
 from lib.saved import Saved, annotator_of
 from lib.sessions import FolderSessions
@@ -39,7 +41,7 @@ from sonodistill.annotate.errors import (
 )
 from sonodistill.annotate.exchange.nifti_file import Geometry
 from sonodistill.annotate.ids import FrameId
-from sonodistill.annotate.model import MODEL, Status
+from sonodistill.annotate.model import MODEL, Prompts, Status
 from sonodistill.annotate.workbench import Workbench
 from sonodistill.errors import BundleConfigError
 from sonodistill.frames import read
@@ -146,6 +148,68 @@ def test_predictions_of_a_stack_pass_over_what_people_did(store, workbench, tmp_
     assert workbench.labels.status_of(item) == {1: Status.ACCEPTED, 2: Status.PREDICTED}
 
 
+@pytest.mark.parametrize(("tag", "kept"), [("final", Status.EDITED), ("kim", Status.ACCEPTED)])
+def test_only_masks_of_the_tag_are_erased_when_another_frame_is_labelled(store, workbench, cine, tmp_path, tag, kept):
+    skipped, classified, erased, other = (FrameId(cine, at) for at in (20, 21, 22, 24))
+    status = Status.ACCEPTED if tag == "final" else Status.EDITED
+    workbench.labels.mark(skipped, Status.SKIPPED, "kim")
+    workbench.labels.save(classified, None, status=Status.EDITED, annotator="kim", classification="benign")
+    workbench.labels.save(erased, one(), status=status, annotator="kim")
+    workbench.labels.save(other, one(), status=kept, annotator="kim")
+    masks = np.zeros((30, *SHAPE), np.uint8)
+    masks[23] = one()
+    sitk.WriteImage(sitk.GetImageFromArray(masks), str(tmp_path / "masks.nrrd"), True)
+    store.save_label(cine, str(tmp_path / "masks.nrrd"), tag, {"client_id": "kim"})
+    rows = {row.frame.index: row for row in workbench.labels.rows(item=cine, annotator="kim")}
+    assert {at: row.status for at, row in rows.items()} == {
+        20: Status.SKIPPED,
+        21: Status.EDITED,
+        22: status,
+        23: status,
+        24: kept,
+    }
+    assert (rows[21].shape, rows[22].pixels) == (None, 0)
+    assert rows[24].pixels == np.count_nonzero(one())
+
+
+def test_what_is_downloaded_is_what_is_there_after_a_label_was_taken_back(store, workbench, cine) -> None:
+    for index, who, number in ((25, "anna", 1), (25, "ben", 2), (26, "anna", 1)):
+        workbench.labels.save(FrameId(cine, index), one(number), status=Status.ACCEPTED, annotator=who)
+
+    def highest() -> int:
+        return int(sitk.GetArrayFromImage(sitk.ReadImage(store.get_label_uri(cine, "final")))[25].max())
+
+    assert highest() == 2
+    workbench.labels.remove(FrameId(cine, 25), "ben")
+    assert highest() == 1
+
+
+def test_no_label_is_downloaded_for_an_image_that_has_another_size_now(tmp_path) -> None:
+    (tmp_path / "studies").mkdir()
+    for side, wanted in ((40, True), (60, False)):
+        sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, side, 50), np.uint8)), str(tmp_path / "studies" / "v.nrrd"))
+        bench = Workbench(settings_of(str(tmp_path / "studies"), {"work": str(tmp_path / "work")}))
+        store = FrameDatastore(bench)
+        try:
+            item = store.list_images()[0]
+            if wanted:
+                bench.labels.save(FrameId(item, 1), one(1, (40, 50)), status=Status.ACCEPTED, annotator="anna")
+                assert store.get_label_uri(item, "final")
+            for id in () if wanted else (item, f"{item}.f00001"):
+                with pytest.raises(ConflictError, match="another size"):
+                    store.get_label_uri(id, "final")
+        finally:
+            store.close()
+            bench.close()
+
+
+def test_the_viewer_is_told_the_study_of_an_image_of_a_pacs(store, workbench, cine, monkeypatch) -> None:
+    assert "StudyInstanceUID" not in store.get_image_info(cine)
+    monkeypatch.setattr(workbench.catalogue, "study", lambda item: "1.2.3", raising=False)
+    assert store.get_image_info(f"{cine}.f00002")["StudyInstanceUID"] == "1.2.3"
+    assert store.json()["objects"][cine]["image"]["info"]["StudyInstanceUID"] == "1.2.3"
+
+
 def test_information_is_bounded(store, cine, tmp_path) -> None:
     store.update_image_info(cine, {"comment": "blurred"})
     assert store.get_image_info(cine)["comment"] == "blurred"
@@ -248,6 +312,31 @@ def test_a_header_that_takes_its_values_from_elsewhere_is_refused(tmp_path, line
         read_labels(tmp_path / "a.mha", (1, 6, 5))
 
 
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize("line", ["ElementDataFile = {}", "ElementDataFile: {}", " ElementDataFile = {}"])
+def test_no_header_of_a_label_reads_another_file_of_this_machine(tmp_path, line: str, far: bool) -> None:
+    (tmp_path / "secret.raw").write_bytes(bytes([0, 1] * 15))
+    meta = "ObjectType = Image\nComment = ElementDataFile = LOCAL\nNDims = 2\nDimSize = 5 6\nElementType = MET_UCHAR\n"
+    many = "".join(f"Comment = {'x' * 1000}\n" for _ in range(70 * far))
+    (tmp_path / "a.mha").write_text(f"{meta}{many}{line.format(tmp_path / 'secret.raw')}\n")
+    nrrd = "NRRD0004\ntype: uint8\ndimension: 2\nsizes: 5 6\nencoding: raw\n" + many.replace("Comment = ", "# ")
+    (tmp_path / "a.nrrd").write_text(f"{nrrd}data file: {tmp_path / 'secret.raw'}\n\n")
+    for name in ("a.mha", "a.nrrd"):
+        with pytest.raises(InvalidLabelError):
+            read_labels(tmp_path / name, (1, 6, 5))
+
+
+def test_labels_that_unpack_to_much_are_refused_unread(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("lib.files.MAX_HELD", 64_000)
+    for kind, fits in ((np.uint8, True), (np.float64, False)):
+        sitk.WriteImage(sitk.GetImageFromArray(np.ones((4, 50, 60), kind)), str(tmp_path / "a.nrrd"), True)
+        if fits:
+            assert read_labels(tmp_path / "a.nrrd", (4, 50, 60)).sum() == 12_000
+        else:
+            with pytest.raises(TooLargeError):
+                read_labels(tmp_path / "a.nrrd", (4, 50, 60))
+
+
 def test_only_files_that_this_server_wrote_are_received(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name in ("tmpabc.png", "sonodistill-1/upload.png", "other/secret.png", "sessions/1/a.png"):
@@ -328,6 +417,24 @@ def test_sessions_lead_nowhere_else_and_are_few(tmp_path, monkeypatch) -> None:
         sessions.add_session(str(tmp_path / "2.png"), uncompress=True)
 
 
+def test_what_was_left_of_a_session_by_a_kill_keeps_nobody_from_another(tmp_path) -> None:
+    folder = tmp_path / "sessions"
+    left = ["123e4567-e89b-12d3-a456-42661417400a", "123e4567-e89b-12d3-a456-42661417400b", "strange"]
+    for name in left:
+        (folder / name).mkdir(parents=True)
+    (folder / left[1] / "meta.info").write_text('{"ima')
+    for name in left:
+        os.utime(folder / name, (1, 1))
+    new = folder / "123e4567-e89b-12d3-a456-42661417400c"  # of a request that is under way
+    new.mkdir()
+    (tmp_path / "a.png").write_bytes(b"x")
+    sessions = FolderSessions(folder, 3600)
+    id, _ = sessions.add_session(str(tmp_path / "a.png"))
+    assert sorted(path.name for path in folder.iterdir()) == sorted([id, new.name])
+    sessions.get_session(id, update_ts=False).last_access_ts = 1
+    assert sessions.remove_expired() == 1 and sessions.get_session(id) is None
+
+
 def test_settings_are_read_from_pairs_of_text(tmp_path) -> None:
     found = settings_of(
         str(tmp_path), {"labels": " a, b ,", "threads": "2", "train_after": "20", "server_mode": "true"}
@@ -404,3 +511,15 @@ def test_a_page_is_no_image_and_no_label(store, cine, tmp_path) -> None:
     with pytest.raises(InvalidLabelError, match="no label"):
         store.save_label(f"{cine}.f00001", str(tmp_path / "page.png"), "final", {})
     assert io.BytesIO(store.get_label(f"{cine}.f00001", "final").getvalue()).read(4) == b"\x89PNG"
+
+
+def test_the_last_masks_of_clicks_are_few_and_exact() -> None:
+    last, mask = LastAnswers(8, most_bytes=1000), np.random.default_rng(0).random((50, 70)) > 0.5
+    first, more = Prompts(positive=((1.0, 2.0),)), Prompts(positive=((1.0, 2.0), (3.0, 4.0)))
+    keys = [("anna", FrameId("a", at), "") for at in range(4)]
+    for key in keys:
+        last.keep(key, first, mask)
+    kept = [last.continued(key, more).mask for key in keys]
+    assert [each is not None for each in kept] == [False, False, True, True]  # of 438 bytes each
+    np.testing.assert_array_equal(kept[-1], mask)
+    assert last.continued(keys[-1], first).mask is None

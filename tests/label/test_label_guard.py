@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from fastapi import FastAPI, Request
 from PIL import Image
 
 from sonodistill.annotate.errors import ConflictError
+from sonodistill.annotate.ids import FrameId
 from sonodistill.annotate.server.tokens import Tokens
 from sonodistill.annotate.workbench import Settings, Workbench
 from sonodistill.errors import UnreadableFileError
@@ -256,6 +259,45 @@ def test_only_so_many_large_uploads_are_taken_at_a_time():
     assert ask(guard, "/session/", "PUT", body=[b"x"]).status == 200
 
 
+def test_a_small_body_is_no_upload_that_others_wait_for():
+    guard = guarded(uploads=1)
+    held = threading.Thread(target=ask, args=(guard, "/session/", "PUT"), kwargs={"body": [b"x", 1.0]}, daemon=True)
+    held.start()
+    time.sleep(0.3)
+    assert ask(guard, "/session/", "PUT", body=[b"x"], headers={"Content-Length": "1"}).status == 200
+    large = {"Content-Length": str(2 << 20)}
+    assert ask(guard, "/session/", "PUT", body=[bytes(2 << 20)], headers=large).status == 503
+    held.join(10)
+
+
+def test_few_wait_for_a_model_so_that_labels_can_be_saved_meanwhile():
+    from lib.server import routes_infer
+    from lib.server.errors import add_handlers, cleaner
+    from lib.server.limits import Limits
+
+    go, begun = threading.Event(), threading.Semaphore(0)
+
+    def infer(_):
+        begun.release()
+        go.wait(10)
+        return {"params": {"done": True}}
+
+    app = FastAPI()
+    add_handlers(app, cleaner([]))
+    app.include_router(routes_infer.router(SimpleNamespace(_infers={"slow": 1}, infer=infer), Limits(waiting=2)))
+    path = "/infer/slow?image=a&output=json"
+    answers = []
+    threads = [threading.Thread(target=lambda: answers.append(ask(app, path, "POST").status)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        begun.acquire()
+    assert ask(app, path, "POST").status == 503
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert [*answers, ask(app, path, "POST").status] == [200, 200, 200]
+
+
 # What is said of an error
 
 
@@ -334,6 +376,56 @@ def test_a_label_is_kept_under_the_name_of_the_token_and_only_its_owner_takes_it
         assert {row.annotator for row in bench.labels.rows()} == {"ben"}
     finally:
         bench.close()
+
+
+def test_a_tag_is_no_way_to_anothers_label(tokens, tmp_path):
+    from lib.datastore import FrameDatastore
+    from lib.server import routes_store
+    from lib.server.errors import add_handlers, cleaner
+
+    (tmp_path / "studies").mkdir()
+    Image.fromarray(np.full((40, 50), 90, np.uint8)).save(tmp_path / "one.png")
+    Image.fromarray(np.ones((40, 50), np.uint8)).save(tmp_path / "mask.png")
+    bench = Workbench(Settings(str(tmp_path / "studies"), tmp_path / "work"))
+    store = FrameDatastore(bench)
+    try:
+        app = FastAPI()
+        add_handlers(app, cleaner([]))
+        own = SimpleNamespace(datastore=lambda: store, on_save_label=lambda *_: None)
+        app.include_router(routes_store.router(own))
+        guard = guarded(app, tokens)
+        image = store.add_image("one", str(tmp_path / "one.png"), {})
+
+        def as_(token, method, query, mask=True):
+            line = '--x\r\nContent-Disposition: form-data; name="label"; filename="a.png"\r\n\r\n'
+            body = line.encode() + (tmp_path / "mask.png").read_bytes() + b"\r\n--x--\r\n"
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "multipart/form-data; boundary=x"}
+            return ask(guard, query, method, headers=headers, body=[body] if mask else ()).status
+
+        assert as_(ANNA, "PUT", f"/datastore/label?image={image}&tag=final") == 200
+        assert as_(BEN, "PUT", f"/datastore/label?image={image}&tag=anna") == 403
+        assert as_(BEN, "DELETE", f"/datastore/label?id={image}&tag=anna", mask=False) == 403
+        assert as_(BEN, "DELETE", f"/datastore/image?id={image}", mask=False) == 403
+        assert [(row.annotator, row.status.value) for row in bench.labels.rows()] == [("anna", "accepted")]
+        assert as_(BEN, "PUT", f"/datastore/label?image={image}&tag=ben") == 200
+        assert as_(ANNA, "DELETE", f"/datastore/image?id={image}", mask=False) == 403
+        bench.labels.remove(FrameId(image, 0), "ben")
+        assert as_(ANNA, "DELETE", f"/datastore/image?id={image}", mask=False) == 200
+    finally:
+        store.close()
+        bench.close()
+
+
+def test_copies_of_labels_that_a_kill_left_are_removed_at_the_next_start(tmp_path):
+    from lib.server import routes_models
+
+    for name in (".export-old", "sonodistill-old", ".export-now", "models"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "labels.zip").write_bytes(b"x")
+        if name != ".export-now":
+            os.utime(tmp_path / name, (1, 1))
+    routes_models.router(SimpleNamespace(settings=SimpleNamespace(work=tmp_path)))
+    assert {path.name for path in tmp_path.iterdir()} == {".export-now", "models"}
 
 
 # Stock clients

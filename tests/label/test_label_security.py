@@ -10,6 +10,7 @@ import pickle
 import re
 import socket
 import struct
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -301,6 +302,49 @@ def test_json_that_is_none_or_too_deep_is_refused(server, text):
 def test_json_of_too_many_values_is_refused(server):
     values = json.dumps({"exclude": [0] * 200_000})
     refused_request(server, "POST", "/sonodistill/next", data=values, headers={"Content-Type": "application/json"})
+
+
+def test_json_that_would_take_long_to_parse_keeps_nobody_waiting(server):
+    body = b'{"positive":[' + b"[]," * (10 << 20) + b"[]]}"
+    headers = {"Content-Type": "application/json"}
+    refused_request(server, "POST", f"/sonodistill/click/{frame(server)}", among=[400], data=body, headers=headers)
+    began = time.monotonic()
+    server.get("/auth/")
+    assert time.monotonic() - began < 2
+
+
+def test_half_a_character_does_not_end_every_list_that_holds_it(server):
+    with nothing_saved(server):
+        for path, name in ((f"image/info?image={frame(server)}", "info"), (f"label?image={frame(server)}", "params")):
+            files = {name: (None, '{"note": "\\ud800"}'), "label": ("a.png", png())}
+            refused_request(server, "PUT", f"/datastore/{path}", among=[400], files=files)
+        json_text = '{"strategy": "\\udfff"}'
+        headers = {"Content-Type": "application/json"}
+        refused_request(server, "POST", "/sonodistill/next", among=[400], data=json_text, headers=headers)
+    server.get("/datastore/", output="all")
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        '{"foreground": [[10, 10, 1e999]]}',
+        '{"foreground": "[[10, 10, NaN]]"}',
+        json.dumps({"foreground": "[" * 50_000}),
+        '{"roi": [1, 2, 3, 4, 1e999, 2]}',
+        '{"roi": [1, 2, 3, 4, 1%s, 2]}' % ("0" * 400),
+    ],
+)
+def test_numbers_that_are_none_are_refused(server, params):
+    files = {"params": (None, params)}
+    refused_request(server, "POST", f"/infer/interactive?image={server.item('cine')}", among=[422], files=files)
+
+
+def test_a_confidence_beyond_all_numbers_is_refused(server):
+    label = {"data": png(value=1), "headers": {"Content-Type": "image/png"}}
+    where = f"{server.item('cine')}.f00017"
+    server.ask("PUT", f"/sonodistill/label/{where}?annotator=tim", **label)
+    wanted = {"least_confidence": 10**400, "annotator": "tim"}
+    refused_request(server, "POST", f"/sonodistill/propagate/{where}", among=[422], json=wanted)
 
 
 def test_a_body_of_another_type_is_refused(server):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ pytest.importorskip("monailabel", reason="monailabel is not installed; `pip inst
 
 from asgi_case import Answer, import_lib
 
+from sonodistill.annotate.errors import UnreachableError
 from sonodistill.annotate.remote.catalogue import WebCatalogue
 
 STUDY, SERIES, SOP = "1.2.3", "1.2.3.4", "1.2.3.4.5"
@@ -254,6 +256,47 @@ def test_a_server_that_is_gone_is_told(served: tuple[Any, Pacs], tmp_path: Path)
     answer = get(app, f"/proxy/dicom/wado{AT}/metadata")
     assert answer.status == 502 and answer.json()["error"] == "UnreachableError"
     catalogue.close()
+
+
+def test_few_wait_for_a_server_that_stalls_and_no_answer_that_is_not_read_stays_open(
+    tmp_path: Path, monkeypatch
+) -> None:
+    import_lib()
+    from fastapi import FastAPI, Request
+
+    from lib.server import viewer
+    from lib.server.errors import add_handlers
+
+    monkeypatch.setattr("sonodistill.annotate.remote.catalogue._AT_ONCE", 1)
+    pacs, asked, go = Pacs(), threading.Event(), threading.Event()
+
+    def stalling(handler: Handler) -> None:
+        if handler.path.endswith("frames/1"):
+            asked.set()
+            go.wait(10)
+        pacs(handler)
+
+    frame, answers = f"/proxy/dicom/wado{AT}/frames/1", []
+    with lying(stalling) as server:
+        catalogue = WebCatalogue(f"{url_of(server)}/web", tmp_path / "instances")
+        app = FastAPI()
+        add_handlers(app, lambda text: text)
+        app.include_router(viewer.router(SimpleNamespace(catalogue=catalogue)))  # type: ignore[arg-type]
+        waits = threading.Thread(target=lambda: answers.append(get(app, frame)))
+        waits.start()
+        assert asked.wait(10)
+        for refused in (get(app, frame), get(app, f"/proxy/dicom/wado{AT}/metadata")):
+            assert refused.status == 502 and "too many" in refused.json()["detail"]
+        with pytest.raises(UnreachableError, match="too many"):
+            catalogue.file(catalogue.items()[0])
+        go.set()
+        waits.join(10)
+        scope = {"type": "http", "headers": [], "query_string": b"", "method": "GET"}
+        unread = viewer.Retrieval(catalogue, f"{AT[1:]}/frames/1", Request(scope)).response()
+        assert get(app, frame).status == 502
+        del unread
+        assert [answers[0].status, get(app, frame).status] == [200, 200]
+        catalogue.close()
 
 
 def test_a_folder_of_studies_has_no_proxy() -> None:

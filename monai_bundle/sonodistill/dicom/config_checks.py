@@ -73,13 +73,14 @@ def problems_of_service(settings: Settings) -> list[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen at is reached from this machine alone."""
+    """Whether an address is this machine's own, reached from it alone; but for "localhost", no name is one."""
     if host.lower() == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        found = ipaddress.ip_address(host)
     except ValueError:
         return False
+    return bool((getattr(found, "ipv4_mapped", None) or found).is_loopback)
 
 
 def _tables(settings: Settings) -> Iterator[tuple[str, Any]]:

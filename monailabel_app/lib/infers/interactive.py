@@ -20,7 +20,7 @@ from lib.saved import annotator_of
 from lib.targets import Target, received
 from sonodistill.annotate.clicks.prompts import parse_prompts
 from sonodistill.annotate.errors import InvalidPromptError
-from sonodistill.annotate.ids import FrameId
+from sonodistill.annotate.ids import MAX_FRAMES, FrameId
 from sonodistill.annotate.model import Prompts
 from sonodistill.annotate.workbench import INTERACTIVE, Workbench
 
@@ -84,11 +84,12 @@ class Interactive(FrameTask):
 
 
 class LastAnswers:
-    """The mask that an annotator's clicks on a structure of a frame got last, of the last few of them."""
+    """The mask that an annotator's clicks on a structure of a frame got last, of the last few; one bit a pixel."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._lock = most, threading.Lock()
-        self._kept: OrderedDict[tuple[str, FrameId, str], tuple[Prompts, NDArray[np.bool_]]] = OrderedDict()
+    def __init__(self, most: int, most_bytes: int = 64 << 20) -> None:
+        self._most, self._most_bytes, self._lock = most, most_bytes, threading.Lock()
+        self._kept: OrderedDict[tuple[str, FrameId, str], tuple[Prompts, NDArray[np.uint8], tuple[int, ...]]]
+        self._kept = OrderedDict()
 
     def continued(self, key: tuple[str, FrameId, str], prompts: Prompts) -> Prompts:
         """The prompts with the mask so far, where they continue those that it answers to.
@@ -96,7 +97,7 @@ class LastAnswers:
         Where a click was taken back, they do not: a mask that it made would stay.
         """
         with self._lock:
-            before, mask = self._kept.get(key, (None, None))
+            before, packed, shape = self._kept.get(key, (None, None, ()))
         if (
             before is None
             or before.box != prompts.box
@@ -111,13 +112,18 @@ class LastAnswers:
             new[: len(old)] == old
             for new, old in ((prompts.positive, before.positive), (prompts.negative, before.negative))
         )
-        return replace(prompts, mask=mask) if grown else prompts
+        if not grown or packed is None:
+            return prompts
+        mask = np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).astype(bool)
+        return replace(prompts, mask=mask)
 
     def keep(self, key: tuple[str, FrameId, str], prompts: Prompts, mask: NDArray[np.bool_]) -> None:
         with self._lock:
-            self._kept[key] = (prompts, mask)
+            self._kept[key] = (prompts, np.packbits(mask), mask.shape)
             self._kept.move_to_end(key)
-            while len(self._kept) > self._most:
+            while (
+                len(self._kept) > self._most or sum(kept[1].nbytes for kept in self._kept.values()) > self._most_bytes
+            ):
                 self._kept.popitem(last=False)
 
     def forget(self, key: tuple[str, FrameId, str]) -> None:
@@ -158,7 +164,7 @@ def _points(request: Mapping[str, Any], key: str) -> list[Any]:
     if isinstance(given, str):  # as older clients send it
         try:
             given = json.loads(given)
-        except ValueError:
+        except (ValueError, RecursionError):
             given = None
     if not isinstance(given, list) or any(not isinstance(point, list) or len(point) not in (2, 3) for point in given):
         raise InvalidPromptError(f"{key} is no list of points", remedy="send [[x, y], ...] or [[x, y, slice], ...]")
@@ -169,7 +175,7 @@ def _slice(point: Sequence[Any], target: Target, chosen: Any) -> int:
     if target.planar:
         return 0
     at = point[2] if len(point) == 3 else chosen
-    if isinstance(at, bool) or not isinstance(at, (int, float)) or at != int(at) or not 0 <= at < len(target):
+    if isinstance(at, bool) or not isinstance(at, (int, float)) or not 0 <= at < len(target) or at != int(at):
         raise InvalidPromptError(
             f"the point {str(list(point))[:60]} is on no frame of {target.id}",
             remedy=f"send [x, y, frame], 0 to {len(target) - 1}",
@@ -198,6 +204,8 @@ def _box(request: Mapping[str, Any]) -> tuple[list[float] | None, int | None]:
     if len(given) == 4:
         return given, None
     x0, x1, y0, y1, z0, z1 = given
+    if not all(abs(z) < MAX_FRAMES for z in (z0, z1)):
+        raise InvalidPromptError("the box is on no slice", remedy="send [x0, y0, x1, y1]")
     # Slicer's are corners in the directions of the patient, in either order along the axes of the image.
     return [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)], round((z0 + z1) / 2)
 

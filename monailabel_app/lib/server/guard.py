@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,6 +14,7 @@ from lib.server.errors import Refused
 from lib.server.limits import LIMITS, Limits
 from lib.server.streams import Answering, Body, too_large
 from sonodistill.annotate.server.tokens import Tokens
+from sonodistill.dicom.config_checks import is_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Guard:
             return
         limit = self.policy.limits.body(scope["method"], scope["path"])
         answering = Answering(send, scope["path"])
-        large = limit > self.policy.limits.other_bytes and scope["method"] != "GET"
+        large = self._is_large(scope, limit)
         try:
             self._check(scope, limit)
             if large and self._uploads >= self.policy.limits.uploads:
@@ -84,6 +84,13 @@ class Guard:
                 await answering.refuse(Refused(500, "InternalError", "the server failed"))
         finally:
             self._uploads -= large
+
+    def _is_large(self, scope: Scope, limit: int) -> bool:
+        """Whether it is an upload that may hold much; one that does not say its length may."""
+        most, length = self.policy.limits.other_bytes, Headers(scope=scope).get("content-length")
+        if limit <= most or scope["method"] == "GET":
+            return False
+        return length is None or not length.isdecimal() or len(length) > 18 or int(length) > most
 
     def _check(self, scope: Scope, limit: int) -> None:
         headers, limits = Headers(scope=scope), self.policy.limits
@@ -110,7 +117,7 @@ class Guard:
         name = _name_of(hosts[0]) if len(hosts) == 1 else None
         if name is None:
             raise Refused(400, "InvalidHost", "a request names its host once")
-        known = name == "localhost" or is_loopback(name) or name in self.policy.names
+        known = is_loopback(name) or name in self.policy.names
         if not known and (not _is_address(name) or name != address or is_loopback(address)):
             raise Refused(
                 403,
@@ -136,15 +143,6 @@ class Guard:
             challenge = {"WWW-Authenticate": 'Basic realm="SonoDistill", charset="UTF-8"'}
             raise Refused(401, "Unauthorized", "a token is needed", "send Authorization: Bearer TOKEN", challenge)
         return name
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an IP address is of this machine's own; no name is looked up."""
-    try:
-        found: Any = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return bool((getattr(found, "ipv4_mapped", None) or found).is_loopback)
 
 
 def _is_address(name: str) -> bool:

@@ -39,6 +39,7 @@ class Limits:
         idle_seconds: without a byte of a body that was promised.
         body_seconds: for a whole body, and one more for each ``bytes_per_second`` that came.
         uploads: with large bodies at a time.
+        waiting: for the answer of one model at a time.
         parts: fields, and files, of a form.
         field_bytes: of one field of a form.
         depth, values: of JSON.
@@ -55,6 +56,7 @@ class Limits:
     body_seconds: float = 30.0
     bytes_per_second: int = 64 << 10
     uploads: int = 8
+    waiting: int = 5
     parts: int = 16
     field_bytes: int = 1 << 20
     depth: int = 16
@@ -78,10 +80,11 @@ def parse_json(text: str | bytes, limits: Limits = LIMITS) -> dict[str, Any]:
     """An object of JSON; nothing is an empty one. Errors: Refused with 400."""
     if not text:
         return {}
+    _count(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text, limits)
     try:
         value = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
-        raise Refused(400, "InvalidJson", "the text is no JSON", "send an object of JSON in UTF-8") from None
+        raise _no_json() from None
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -94,16 +97,40 @@ def _no_number(text: str) -> float:
     raise ValueError(text)
 
 
+def _no_json() -> Refused:
+    return Refused(400, "InvalidJson", "the text is no JSON", "send an object of JSON in UTF-8")
+
+
+def _count(text: bytes, limits: Limits) -> None:
+    """Before anything is made of it: what is large to parse would keep everybody waiting."""
+    if sum(map(text.count, (b",", b"[", b"{"))) > limits.values:
+        raise _too_much(limits)
+
+
 def _measure(value: Any, limits: Limits) -> None:
-    level, count, depth = [value], 0, 0
+    level, depth = [value], 0
     while level:
-        count, depth = count + len(level), depth + 1
-        if depth > limits.depth or count > limits.values:
-            raise Refused(400, "InvalidJson", f"JSON of at most {limits.depth} levels and {limits.values} values")
+        depth += 1
+        if depth > limits.depth:
+            raise _too_much(limits)
         inner: list[Any] = []
         for one in level:
-            inner.extend(one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+            if isinstance(one, dict):
+                inner += [*one, *one.values()]
+            elif isinstance(one, list):
+                inner += one
+            elif isinstance(one, str) and not _is_text(one):
+                raise _no_json()
         level = inner
+
+
+def _is_text(text: str) -> bool:
+    """Half a surrogate pair cannot be written again, and whoever lists it would fail."""
+    return text.isascii() or not any("\ud800" <= one <= "\udfff" for one in text)
+
+
+def _too_much(limits: Limits) -> Refused:
+    return Refused(400, "InvalidJson", f"JSON of at most {limits.depth} levels and {limits.values} values")
 
 
 async def json_body(request: Request) -> dict[str, Any]:

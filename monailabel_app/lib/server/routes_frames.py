@@ -130,7 +130,10 @@ def router(workbench: Workbench) -> APIRouter:
         seen, kind = body.get("expect_revision"), body.get("classification")
         if not (seen is None or type(seen) is int) or not isinstance(kind, str | None):
             raise InvalidLabelError("expect_revision is a whole number, classification a text")
-        row = labels.mark(which, status, name, classification=kind, expect_revision=seen)
+        # One that cannot be read can be skipped.
+        image = None if status is Status.SKIPPED else catalogue.frame(which).image
+        shape = None if image is None else (image.shape[0], image.shape[1])
+        row = labels.mark(which, status, name, classification=kind, shape=shape, expect_revision=seen)
         _saved(row, afterwards)
         return row_json(row)
 

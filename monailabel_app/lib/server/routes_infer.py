@@ -7,7 +7,8 @@ import logging
 import shutil
 import tempfile
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +51,7 @@ def router(app: MONAILabelApp, limits: Limits = LIMITS) -> APIRouter:
     """``/infer`` and ``/session``."""
     routes = APIRouter(tags=["Infer"])
     creating = threading.Lock()
+    waiting = {name: threading.BoundedSemaphore(limits.waiting) for name in app._infers}
 
     @routes.post("/infer/{model}", summary="Run a model on an image, a frame, a session or a file")
     def infer(
@@ -67,6 +69,7 @@ def router(app: MONAILabelApp, limits: Limits = LIMITS) -> APIRouter:
         given = parse_json(field(form, "params", "{}"))
         asked = {"model": model, **checked(given, sender_of(request, given))}
         with ExitStack() as files:
+            files.enter_context(_turn(waiting[model]))
             asked["image"] = _image(app, image, session_id, form, files)
             if has(form, "label"):
                 asked["label"] = str(files.enter_context(saved(upload(form, "label"), ".nii.gz")))
@@ -102,6 +105,17 @@ def router(app: MONAILabelApp, limits: Limits = LIMITS) -> APIRouter:
         return _told(info)
 
     return routes
+
+
+@contextmanager
+def _turn(waiting: threading.BoundedSemaphore) -> Iterator[None]:
+    """One of the few that may wait for a model: more would take all threads, and leave none to save labels with."""
+    if not waiting.acquire(blocking=False):
+        raise Refused(503, "Busy", "too many wait for this model", "ask again", {"Retry-After": "5"})
+    try:
+        yield
+    finally:
+        waiting.release()
 
 
 def _image(app: MONAILabelApp, image: str, session: str, form: FormData, files: ExitStack) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
 
 Body = Annotated[dict[str, Any], Depends(json_body)]
 _MOST = 10_000
+_LEFT = 86_400.0
 
 
 def router(workbench: Workbench) -> APIRouter:
     """``/sonodistill/models``, ``agreement``, ``export`` and ``import``."""
     routes = APIRouter(prefix="/sonodistill", tags=["Models"])
     exchanging = threading.Lock()
+    _sweep(workbench.settings.work)
 
     @routes.get("/models", summary="The versions of each model")
     def models() -> dict[str, Any]:
@@ -116,6 +119,14 @@ def router(workbench: Workbench) -> APIRouter:
         return _report(report)
 
     return routes
+
+
+def _sweep(work: Path) -> None:
+    """Remove what a process that was killed left of its exports and imports: copies of labels."""
+    for left in [*work.glob(".export-*"), *work.glob("sonodistill-*")]:
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LEFT:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

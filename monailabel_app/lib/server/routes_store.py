@@ -13,16 +13,17 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.others.generic import file_checksum, get_mime_type
 from starlette.datastructures import FormData
 
+from lib.saved import FINAL, ORIGINAL
 from lib.server.errors import Refused
 from lib.server.limits import field, form_body, parse_json, saved, suffix_of, upload
 from lib.server.params import checked
-from lib.server.who import sender_of, signed_in
+from lib.server.who import annotator_of, sender_of, signed_in
 from sonodistill.annotate.errors import UnknownIdError
 from sonodistill.annotate.ids import check_item_id, check_name
+from sonodistill.annotate.model import MODEL
 
 logger = logging.getLogger(__name__)
 Form = Annotated[FormData, Depends(form_body)]
-FINAL = "final"
 
 
 class Output(str, Enum):
@@ -57,8 +58,12 @@ def router(app: MONAILabelApp) -> APIRouter:
 
     @routes.delete("/", include_in_schema=False)
     @routes.delete("/image", summary="Remove an image that was uploaded")
-    def remove_image(id: str) -> dict[str, Any]:
-        store.remove_image(check_item_id(id))
+    def remove_image(request: Request, id: str) -> dict[str, Any]:
+        item = store.images.find(check_item_id(id)).items[0]
+        others = {row.annotator for row in store.labels.rows(item=item.id)} - {MODEL, annotator_of(request)}
+        if signed_in(request) and others:
+            raise Refused(403, "Refused", "others have labelled it", "ask them to take their labels back")
+        store.remove_image(id)
         return {}
 
     @routes.head("/image", summary="Whether there is such an image")
@@ -85,6 +90,8 @@ def router(app: MONAILabelApp) -> APIRouter:
     def save_label(request: Request, form: Form, image: str, tag: str = FINAL) -> dict[str, Any]:
         check_item_id(image)
         check_name(tag or FINAL, "tag")
+        if signed_in(request) and (tag or FINAL) not in (FINAL, ORIGINAL, annotator_of(request)):
+            raise Refused(403, "Refused", "the tag is the name of another annotator", "use final, or your own name")
         file, params = upload(form, "label"), _params(request, form)
         with saved(file, ".nii.gz") as path:
             label = store.save_label(image, str(path), tag or FINAL, params)

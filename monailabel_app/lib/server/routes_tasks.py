@@ -9,12 +9,12 @@ from fastapi.responses import FileResponse, Response
 from monailabel.interfaces.app import MONAILabelApp
 
 from lib.server.errors import Refused
-from lib.server.guard import is_loopback
 from lib.server.limits import json_body
 from lib.server.params import checked
 from lib.server.who import sender_of
 from sonodistill.annotate.errors import UnknownIdError
 from sonodistill.annotate.workbench import MODELS, Workbench
+from sonodistill.dicom.config_checks import is_loopback
 
 Body = Annotated[dict[str, Any], Depends(json_body)]
 

@@ -135,8 +135,8 @@ class Carried:
         self.workbench, self.start, self.mask = workbench, start, mask
         self.count, self.backward = count, backward
         least = body.get("least_confidence", LEAST_CONFIDENCE)
-        if isinstance(least, bool) or not isinstance(least, int | float):
-            raise InvalidPromptError("least_confidence is a number")
+        if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
+            raise InvalidPromptError("least_confidence is a number, 0 to 1")
         self.least = float(least)
 
     def run(self) -> dict[str, Any]:

@@ -113,6 +113,7 @@ class Retrieval:
     def response(self) -> Response:
         """The answer of the server: JSON whose links lead here, anything else as it comes."""
         with ExitStack() as stack:
+            stack.enter_context(self._catalogue.waiting())
             client = stack.enter_context(self._catalogue.connected())
             try:
                 found = stack.enter_context(client.get(self._path, accept=self._accept, query=self._query or None))
@@ -129,7 +130,9 @@ class Retrieval:
             if found.length > _MAX_BYTES:
                 raise Refused(502, "TooLargeError", f"the server sends more than {_MAX_BYTES} bytes")
             headers = {"Content-Length": str(found.length)} if found.length else {}
-            return StreamingResponse(_pieces(found, stack.pop_all()), headers=headers, media_type=kind)
+            pieces = _pieces(found, stack.pop_all())
+            next(pieces)  # begun, so that it ends what it holds also when nobody reads it
+            return StreamingResponse(pieces, headers=headers, media_type=kind)
 
     def _cleaned(self, items: Any, client: Client) -> Any:
         """The items, of studies that are listed, without addresses of the server."""
@@ -180,6 +183,7 @@ def _pieces(response: Any, stack: ExitStack) -> Iterator[bytes]:
     """The body; its connection ends with it, also when the viewer goes away. It breaks off at the limit."""
     left = _MAX_BYTES
     with stack:
+        yield b""
         while data := response.read():
             left -= len(data)
             if left < 0:

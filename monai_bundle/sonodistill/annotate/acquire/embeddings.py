@@ -150,7 +150,8 @@ class Embedder:
                     self._error = ""
                 except Exception as error:  # the thread goes on, whatever a library raises
                     logger.warning("embedding pauses: %s", type(error).__name__, exc_info=_is_fault(error))
-                    self._error, pause = str(getattr(error, "message", error) or type(error).__name__)[:300], _RETRY
+                    # The text of any other error may name files of this machine.
+                    self._error, pause = str(getattr(error, "message", type(error).__name__))[:300], _RETRY
                     self._walk.again()
                 self._working = False
                 self._stop.wait(pause)

@@ -129,7 +129,7 @@ class Walk:
             self.total -= len(left)
         except Exception as error:  # noqa: BLE001 - whatever a decoder raises is a fault of this file
             logger.info("%s is not embedded: %s", item.id, type(error).__name__)
-            said = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
+            said = getattr(error, "message", None) or type(error).__name__
             self._failed[item.id] = (self._stamps.get(item.id, ""), item.name, str(said)[:300])
             self.total -= len(left)
 

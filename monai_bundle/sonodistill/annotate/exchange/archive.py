@@ -56,4 +56,6 @@ def _checked(info: zipfile.ZipInfo, archive: Path) -> str:
         raise InvalidLabelError("it holds a path that leaves its folder, or is none", path=archive)
     if stat.S_ISLNK(info.external_attr >> 16) or info.flag_bits & 0x1:
         raise InvalidLabelError("it holds a link or an encrypted file", path=archive)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InvalidLabelError("it is packed in a way that is not read", path=archive, remedy="pack it as usual")
     return info.filename

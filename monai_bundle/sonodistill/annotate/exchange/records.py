@@ -24,6 +24,7 @@ MAX_ENTRIES = 1_000_000
 """Frames, annotations or files of one import."""
 
 _MAX_TEXT = 256
+_MAX_PARTS = 4 * MAX_ENTRIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,10 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON:
             raise TooLargeError(f"it has more than {MAX_JSON >> 20} MB", path=path)
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        text = path.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > _MAX_PARTS:
+            raise TooLargeError(f"it has more than {_MAX_PARTS} lists and objects", path=path)
+        found = json.loads(text, parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidLabelError(f"it is no JSON file ({type(error).__name__})", path=path) from None
     if not isinstance(found, dict):

@@ -104,12 +104,17 @@ def checked_info(info: dict[str, object] | None) -> str:
 
 def _is_json(value: object, depth: int) -> bool:
     if isinstance(value, dict):
-        return depth > 0 and all(isinstance(key, str) and _is_json(one, depth - 1) for key, one in value.items())
+        return depth > 0 and all(_is_text(key) and _is_json(one, depth - 1) for key, one in value.items())
     if isinstance(value, list):
         return depth > 0 and all(_is_json(one, depth - 1) for one in value)
     if isinstance(value, float):
         return math.isfinite(value)
-    return value is None or isinstance(value, str) or (isinstance(value, int) and abs(value) < 1 << 63)
+    return value is None or _is_text(value) or (isinstance(value, int) and abs(value) < 1 << 63)
+
+
+def _is_text(value: object) -> bool:
+    """Whether it can be written as UTF-8: with half a surrogate pair no list that holds it could be."""
+    return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)
 
 
 def check_seen(row: LabelRow | None, expected: int | None) -> None:

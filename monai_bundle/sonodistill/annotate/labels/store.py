@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sonodistill.annotate.errors import InvalidLabelError, UnknownIdError
+from sonodistill.annotate.errors import ConflictError, InvalidLabelError, UnknownIdError
 from sonodistill.annotate.ids import FrameId, check_item_id, check_name
 from sonodistill.annotate.labels import checks
 from sonodistill.annotate.labels import mask as masks
@@ -121,6 +121,7 @@ class LabelStore:
         annotator: str,
         *,
         classification: str | None = None,
+        shape: tuple[int, int] | None = None,
         expect_revision: int | None = None,
     ) -> LabelRow:
         """What a person says of a frame without new pixels: accept or reopen the label that is there, or skip it.
@@ -132,10 +133,11 @@ class LabelStore:
             status: ACCEPTED, EDITED or SKIPPED.
             annotator: a person.
             classification: in place of the one that is there; "" for none.
+            shape: (H, W) of the frame, which the mask has to have.
             expect_revision: of the label that the person has seen, so that no newer one is accepted unseen.
 
         Errors: InvalidIdError, InvalidLabelError; UnknownIdError when there is nothing to accept; ConflictError when
-            the label is newer than ``expect_revision``.
+            the label is newer than ``expect_revision``, or of another size than the frame has now.
         """
         frame = checks.checked_frame(frame)
         status = checks.checked_status(status, annotator)
@@ -154,6 +156,8 @@ class LabelStore:
                 row = replace(row, classification=checks.check_class(classification, self.classes))
             if _says(row) == (status is Status.SKIPPED):
                 raise UnknownIdError(f"frame {frame} has no label to accept", remedy="draw one, or skip the frame")
+            if shape is not None and row.shape not in (None, shape):
+                raise ConflictError(f"frame {frame} had another size when it was labelled", remedy="label it anew")
             return _replace(connection, row, png_of(connection, row.revision) if row.shape else None)
 
     def remove(self, frame: FrameId, annotator: str) -> None:

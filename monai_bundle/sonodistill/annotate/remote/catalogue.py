@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from sonodistill.annotate import ids
@@ -34,6 +34,7 @@ _ULTRASOUND = {"ModalitiesInStudy": "US"}
 _PAUSE_SECONDS = 5.0
 _RELIST_SECONDS = 600.0
 _FRAMES_PER_REQUEST = 32
+_AT_ONCE = 16
 _LARGEST_INSTANCE = 4 << 30
 _FRAME_BYTES = 256 << 20
 _SALT_BYTES = 16
@@ -83,6 +84,7 @@ class WebCatalogue:
         self._open: set[Client] = set()
         self._closed = False
         self._lock = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(_AT_ONCE)
         self._asking = threading.Lock()
         self._listed_at, self._relisted_at = -float("inf"), time.monotonic()
         self._list = self.folder / "list.json"
@@ -241,7 +243,8 @@ class WebCatalogue:
                 raise
             _LOG.info("fetched %s: %d bytes", item.id, path.stat().st_size)
 
-        with self._cache.held(item.id, arrive) as path:
+        here = self._cache.path(item.id).is_file()
+        with nullcontext() if here else self.waiting(), self._cache.held(item.id, arrive) as path:
             yield path
 
     def _placed(self, item: Item) -> Instance:
@@ -261,6 +264,19 @@ class WebCatalogue:
 
     def _client(self) -> Client:
         return Client(self.url, token_file=self._token_file, user=self._user)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """One of the few that may wait for the server at a time: one that stalls must not take all threads.
+
+        Errors: UnreachableError when there are as many.
+        """
+        if not self._waiting.acquire(blocking=False):
+            raise UnreachableError("too many wait for the DICOMweb server", remedy="ask again in a while")
+        try:
+            yield
+        finally:
+            self._waiting.release()
 
     @contextmanager
     def connected(self) -> Iterator[Client]:

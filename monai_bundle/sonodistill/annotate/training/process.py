@@ -106,6 +106,18 @@ def start_if_due(workbench: Workbench) -> str | None:
     return model
 
 
+def start_soon(workbench: Workbench) -> None:
+    """As ``start_if_due``, which looks at the labels, without waiting for it."""
+
+    def look() -> None:
+        try:
+            start_if_due(workbench)
+        except SonoDistillError as error:
+            logger.warning("whether a training is due is unknown: %s", error.message)
+
+    threading.Thread(target=look, name="train-if-due", daemon=True).start()
+
+
 def _start_due(workbench: Workbench, model: str) -> None:
     lock = FileLock(folder_of(workbench.settings.work, model).parent / ".starting", timeout=0)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 from sonodistill.annotate.training.judge import METRICS, Judgement, judge
 from sonodistill.annotate.training.labelled import TrainingSet
 from sonodistill.annotate.training.start import Job
-from sonodistill.annotate.training.versions import Version
+from sonodistill.annotate.training.versions import Version, Versions
 from sonodistill.errors import SonoDistillError
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ def keep(job: Job, began: float) -> dict[str, Any]:
     except SonoDistillError as error:
         trouble = f"the current version cannot be judged: {error.message}"
     promoted, note = verdict(candidate, current, judged, trouble, data)
+    now, before = _number(versions), current.number if current else None
+    if promoted and now != before:  # it was compared with another
+        promoted, note = False, note.partition("; ")[0] + f"; kept aside: version {now} was promoted meanwhile"
     metric = METRICS[model]
     metrics = {
         metric: candidate.value,
@@ -50,6 +53,15 @@ def keep(job: Job, began: float) -> dict[str, Any]:
     versions.prune(KEPT)
     logger.info("%s version %d: %s", model, version.number, note)
     return {"version": version.number, "promoted": promoted, "note": note, "metrics": version.metrics}
+
+
+def _number(versions: Versions) -> int | None:
+    """Of the current version, as it is now."""
+    try:
+        current = versions.current()
+    except SonoDistillError:
+        return None
+    return current.number if current else None
 
 
 def verdict(
