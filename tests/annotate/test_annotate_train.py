@@ -28,6 +28,8 @@ from sonodistill.annotate.training.state import (
     due,
     only_training,
     read_progress,
+    running_model,
+    write_progress,
 )
 from sonodistill.annotate.workbench import SEGMENTATION, Workbench
 from sonodistill.weights import load_weights, read_info
@@ -367,3 +369,13 @@ def test_the_oracle_clicks_in_the_middle_of_the_largest_error() -> None:
     assert middle_of_error(truth_, truth_) is None
     image, mask = draw(np.random.default_rng(0))
     assert dice(truth(image) > 0, mask > 0) > 0.9
+
+
+def test_a_killed_training_is_not_told_as_running_while_another_model_is_trained(tmp_path):
+    write_progress(tmp_path, SEGMENTATION, state="running", phase="training", pid=1)  # and it was killed
+    assert read_progress(tmp_path, SEGMENTATION)["state"] == "interrupted"
+    with only_training(tmp_path):
+        write_progress(tmp_path, "interactive", state="running", phase="training", pid=2)
+        assert read_progress(tmp_path, SEGMENTATION)["state"] == "interrupted"
+        assert read_progress(tmp_path, "interactive")["state"] == "running"
+        assert running_model(tmp_path) == "interactive"

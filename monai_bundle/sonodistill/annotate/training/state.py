@@ -136,11 +136,17 @@ def read_progress(work: Path, model: str) -> dict[str, Any]:
     """
     said = {"model": model, **_read(folder_of(work, model) / PROGRESS)}
     said.setdefault("state", IDLE)
-    if said["state"] == RUNNING and not is_running(work):
+    if said["state"] == RUNNING and (not is_running(work) or _another_went_on(work, said)):
         said["state"] = _read(folder_of(work, model) / PROGRESS).get("state", IDLE)  # it may just have ended
         if said["state"] == RUNNING:
             said |= {"state": INTERRUPTED, "message": "the process was killed; start again to go on"}
     return said
+
+
+def _another_went_on(work: Path, said: Mapping[str, Any]) -> bool:
+    """Whether another model's training said something later: one trains at a time, so this one was killed."""
+    others = (_read(folder_of(work, model) / PROGRESS) for model in TRAINED if model != said["model"])
+    return any(other.get("time", 0) > said.get("time", 0) for other in others)
 
 
 def is_running(work: Path) -> bool:
