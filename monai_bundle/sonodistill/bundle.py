@@ -116,12 +116,11 @@ def report_skipped(skipped: Sequence[tuple[Path, str]]) -> None:
 
 
 def _refuse_unknown(config: dict[str, Any]) -> None:
-    used = set(_references(config))
-    unknown = [name for name in config if name not in _known_ids() | used | _MONAI_IDS]
+    used, known = set(_references(config)), _known_ids()
+    unknown = [name for name in config if name not in known | used | _MONAI_IDS]
     if not unknown:
         return
-    known = sorted(_known_ids())
-    hints = [(name, difflib.get_close_matches(name, known, n=1)) for name in unknown]
+    hints = [(name, difflib.get_close_matches(name, sorted(known), n=1)) for name in unknown]
     said = "; ".join(f"--{name}" + (f" (did you mean --{hint[0]}?)" if hint else "") for name, hint in hints)
     raise BundleConfigError(
         f"no such setting: {said}",

@@ -63,7 +63,7 @@ def test_the_inference_config_has_every_property(data, checkpoint, tmp_path):
     assert workflow.check_properties() == []
 
 
-@pytest.mark.parametrize("name", ["distill.yaml", "train.yaml"])
+@pytest.mark.parametrize("name", ["distill.yaml", "pretrain.yaml", "train.yaml"])
 def test_the_nested_ids_that_monai_label_sets_are_there(name):
     parser = ConfigParser()
     parser.read_config(config(name))

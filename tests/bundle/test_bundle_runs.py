@@ -124,7 +124,7 @@ def test_weights_of_another_encoder_are_refused(trained, tmp_path):
         )
 
 
-@pytest.mark.parametrize("name", ["distill.yaml", "train.yaml", "inference.yaml"])
+@pytest.mark.parametrize("name", ["distill.yaml", "pretrain.yaml", "train.yaml", "inference.yaml"])
 def test_a_misspelt_setting_is_refused_by_name(name, data):
     with pytest.raises(BundleConfigError, match="--outptu_dir .did you mean --output_dir"):
         run_bundle(name, run_id="run", dataset_dir=data, outptu_dir="x")

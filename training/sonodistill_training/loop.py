@@ -38,10 +38,16 @@ class DivergedError(SonoDistillError):
 
 
 class Method(Protocol):
-    """What a training method brings; the loop brings the rest."""
+    """What a training method brings; the loop brings the rest.
 
-    network: nn.Module
-    """Everything that is trained. Nothing else is saved or synchronised."""
+    A method may also have ``product``, the name of the exported file; ``parameter_groups(weight_decay)`` for the
+    optimiser; ``schedule(groups, rate, weight_decay, step, total, epoch_steps)``, which sets the groups' learning rate
+    and weight decay before each step and returns what is logged of it; and ``after_step()``.
+    """
+
+    @property
+    def network(self) -> nn.Module:
+        """Everything that is trained, or follows what is. Nothing else is saved or synchronised."""
 
     def prepare(self, device: torch.device, bf16: bool) -> None:
         """Move the network and what the method keeps beside it (a frozen teacher) to the device."""
@@ -125,12 +131,13 @@ class Loop:
             keep_freed_memory()
         self.method.prepare(place.device, bf16)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        state = State(self.method.network, settings, place, bf16)
+        groups = getattr(self.method, "parameter_groups", lambda _: None)(settings.weight_decay)
+        state = State(self.method.network, settings, place, bf16, groups)
         start = self._resume(state)
         logger.info("training in %s on %s, %d steps", "bf16" if bf16 else "fp32", place.device, self.total_steps)
         with stop_requests() as stop, self._writers(start, place) as writers:
             self._train(state, start, stop, writers)
-        product = self.output_dir / PRODUCT
+        product = self.output_dir / getattr(self.method, "product", PRODUCT)
         if place.is_main:
             self.method.export(product, state.best, self._record())
         return product
@@ -171,8 +178,7 @@ class Loop:
         settings, place = self.settings, state.place
         torch.manual_seed(_seed(settings.seed, step, place.rank))
         rate = settings.learning_rate_at(step, self._samples)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
+        scheduled = self._schedule(state, rate, step)
         state.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for part in range(settings.accumulate):
@@ -185,9 +191,21 @@ class Loop:
                 sums[name] = sums.get(name, 0) + value.detach() / settings.accumulate
         norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip)
         state.optimizer.step()
+        if hasattr(self.method, "after_step"):
+            self.method.after_step()
         if state.average is not None:
             state.average.update(state.network, step=step)
-        return {**sums, "learning_rate": rate, "gradient_norm": norm}
+        return {**sums, "learning_rate": rate, **scheduled, "gradient_norm": norm}
+
+    def _schedule(self, state: State, rate: float, step: int) -> dict[str, float]:
+        """Set what this step computes with: the learning rate, and what else the method changes with the step."""
+        groups, settings = state.optimizer.param_groups, self.settings
+        if hasattr(self.method, "schedule"):
+            epoch_steps = self._samples / settings.batch_size
+            return self.method.schedule(groups, rate, settings.weight_decay, step, self.total_steps, epoch_steps)
+        for group in groups:
+            group["lr"] = rate
+        return {}
 
     def _require_finite(self, values: Mapping[str, Any], step: int) -> None:
         loss, norm = float(values["loss"]), float(values["gradient_norm"])
@@ -219,6 +237,8 @@ class Loop:
             multiprocessing_context=getattr(dataset, "start_method", None) if settings.workers else None,
             pin_memory=place.device.type == "cuda",
             worker_init_fn=ignore_stop_signals,
+            # Its own: a loader draws from torch's numbers when it starts, which would change the step it starts with.
+            generator=torch.Generator(),
         )
 
     def _look(self, state: State) -> dict[str, float]:

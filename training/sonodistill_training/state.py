@@ -16,11 +16,22 @@ from sonodistill_training.settings import Settings, decay_groups
 
 
 class State:
-    """All that changes while training."""
+    """All that changes while training.
 
-    def __init__(self, network: nn.Module, settings: Settings, place: World, bf16: bool) -> None:
+    Args:
+        groups: of parameters, where a method has its own; by default those of :func:`decay_groups`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: Settings,
+        place: World,
+        bf16: bool,
+        groups: list[dict[str, Any]] | None = None,
+    ) -> None:
         self.network, self.place, self.bf16 = network, place, bf16
-        groups = decay_groups(network, settings.weight_decay)
+        groups = decay_groups(network, settings.weight_decay) if groups is None else groups
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
         self.average = ModelEmaV3(network, decay=settings.ema, use_warmup=True) if settings.ema else None
         self.wrapped = network

@@ -64,10 +64,23 @@ def recipe_files(names: Sequence[str]) -> list[str]:
     Raises:
         BundleConfigError: there is no such recipe.
     """
-    folder = package_bundle() / CONFIGS / "recipes"
-    files = [Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml" for name in names]
+    return _overlays(package_bundle() / CONFIGS / "recipes", "", names)
+
+
+def overlay_files(config: str, names: Sequence[str]) -> list[str]:
+    """Overlays of a config that lie beside it: "mae" of "pretrain" is pretrain_mae.yaml; or the files that they name.
+
+    Raises:
+        BundleConfigError: there is no such overlay.
+    """
+    return _overlays(package_bundle() / CONFIGS, f"{config}_", names)
+
+
+def _overlays(folder: Path, prefix: str, names: Sequence[str]) -> list[str]:
+    files = [Path(name) if name.endswith(".yaml") else folder / f"{prefix}{name}.yaml" for name in names]
     for name, file in zip(names, files, strict=True):
         if not file.is_file():
-            known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+            stems = sorted(path.stem.removeprefix(prefix) for path in folder.glob(f"{prefix}*.yaml"))
+            known = ", ".join(stem for stem in stems if stem != "args")
             raise BundleConfigError(f"there is no recipe {name}", remedy=f"choose among {known}, or name a YAML file")
     return [str(file) for file in files]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FLAT, DIVERGING, CLIPPED, COLLAPSED, WAITING = "flat", "diverging", "clipped", "collapsed", "waiting"
+INDIFFERENT = "indifferent"  # prototypes of a self-distillation
 
 NEAR_CONSTANT = 0.9  # of the target's variance: above it the student is hardly better than a constant
 SURENESS = 3.0  # standard errors that the fall of a loss is given the benefit of; a noisy loss is called flat later
@@ -22,6 +23,7 @@ CLIP_ROWS = 50  # in a row that are clipped
 CLIP_FACTOR = 10.0  # gradient norm over the clip; less is what AdamW does not notice
 RANK = 2.0  # RankMe of features that lie along one line; untrained networks have 7 to 50
 SPREAD = 1e-3  # of the largest feature_std seen so far
+GROUP_ROWS, GROUPS = 20, 1.01  # the median number of groups of images that prototypes tell apart; 1 is none
 WAIT_ROWS, WAIT = 20, 0.3  # the median share of the time spent waiting for data
 
 _TINY = 1e-12
@@ -53,6 +55,7 @@ class LossWatch:
         self._norms: list[float] = []  # the last, over the clip
         self._losses: list[float] = []  # the last
         self._waits: list[float] = []  # the last
+        self._groups: list[float] = []  # the last
         self._best = math.inf  # running median
         self._widest = 0.0  # feature_std
 
@@ -61,7 +64,7 @@ class LossWatch:
 
         Args:
             row: ``step``, ``loss`` and whatever else is there of ``token``, ``target_variance``, ``learning_rate``,
-                ``gradient_norm``, ``data_wait``, ``rankme`` and ``feature_std``.
+                ``gradient_norm``, ``data_wait``, ``rankme``, ``feature_std`` and ``prototype_groups``.
         """
         values = {
             name: float(value)
@@ -74,6 +77,7 @@ class LossWatch:
             CLIPPED: self._clipped(values) if warm else None,
             FLAT: self._flat(values) if warm else None,
             COLLAPSED: self._collapsed(values, warm),
+            INDIFFERENT: self._indifferent(values) if warm else None,
             WAITING: self._waiting(values),
         }
         new = {cause: text for cause, text in checks.items() if text is not None and cause not in self.told}
@@ -161,6 +165,24 @@ class LossWatch:
         return (
             f"The features have collapsed: {found}; all images look alike to the encoder. Likely causes: a learning "
             "rate that is too high, too much weight decay, or a target that does not depend on the image."
+        )
+
+    def _indifferent(self, values: Mapping[str, float]) -> str | None:
+        """Of a self-distillation: prototypes that say the same of every image."""
+        if "prototype_groups" not in values:
+            return None
+        median = _running_median(self._groups, values["prototype_groups"], GROUP_ROWS)
+        if median is None or median >= GROUPS:
+            return None
+        entropy = values.get("prototype_entropy", math.nan)
+        reason = (
+            "all fall on the same few: targets that are not balanced, or a teacher's temperature that is too low"
+            if entropy < 0.5
+            else "no image prefers any: a temperature or a learning rate that is too high, or too small batches"
+        )
+        return (
+            f"The prototypes have collapsed: in the last {GROUP_ROWS} rows they tell {median:.3f} groups of images "
+            f"apart, where 1 is none. Their entropy is {entropy:.0%} of the largest. Likely cause: {reason}."
         )
 
     def _waiting(self, values: Mapping[str, float]) -> str | None:
