@@ -104,6 +104,43 @@ def distill(
 
 
 @app.command()
+def pretrain(
+    data: Annotated[list[str], typer.Argument(help="A corpus, or ultrasound files or folders.")],
+    network: Annotated[str, typer.Option(help="timm name of a plain ViT.")] = "vit_small_patch16_224",
+    input_size: Annotated[int, typer.Option(help="Pixels of a global view.")] = 224,
+    local_size: Annotated[int, typer.Option(help="Pixels of a local view.")] = 96,
+    local_views: Annotated[int, typer.Option(min=0, help="Of each frame.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=2, help="Frames a step.")] = 64,
+    prototypes: Annotated[int, typer.Option(min=2, help="Of the heads.")] = 65536,
+    hidden: Annotated[int, typer.Option(min=1, help="Width of the heads.")] = 2048,
+    steps: Annotated[int, typer.Option(min=2, help="That are timed.")] = 12,
+    workers: Annotated[int, typer.Option(help="Loading processes; -1: none on a CPU, else 8.")] = -1,
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """Frames a second of a self-distillation, its step rate beside bare computation's, and its memory.
+
+    Example: sonodistill bench pretrain frames/ --json
+    """
+    from sonodistill_training.bench.pretrain import Setup, bench_pretrain
+    from sonodistill_training.bench.report import show
+
+    setup = Setup(
+        network=network,
+        input_size=input_size,
+        local_size=local_size,
+        local_views=local_views,
+        batch_size=batch_size,
+        prototypes=prototypes,
+        hidden=hidden,
+        steps=steps,
+        workers=workers,
+        seed=seed,
+    )
+    show(bench_pretrain(data, setup), as_json)
+
+
+@app.command()
 def finetune(
     data: Annotated[
         Optional[str],  # noqa: UP045
@@ -297,6 +334,26 @@ def label(
     else:
         setup = Setup(rounds, threads, input_size, clips=clips, frames=frames, seed=seed)
     show(bench_label(setup), as_json)
+
+
+@app.command()
+def slicer(
+    frames: Annotated[int, typer.Option(min=2, help="Of the cine, 480 x 640.")] = 300,
+    rounds: Annotated[int, typer.Option(min=1, help="Of browsing and of each plane; the quickest counts.")] = 10,
+    quick: Annotated[bool, typer.Option("--quick", help="A look: few small frames.")] = False,
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """The Slicer extension in the core of 3D Slicer: masks written, a cine with masks browsed, oblique planes cut.
+
+    Needs slicer-core: pip install slicer-core.
+
+    Example: sonodistill bench slicer --json
+    """
+    from sonodistill_training.bench.report import show
+    from sonodistill_training.bench.slicer import Setup, bench_slicer
+
+    show(bench_slicer(Setup.quick(seed) if quick else Setup(frames, rounds=rounds, seed=seed)), as_json)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Masks to and from files that other programs read."""

@@ -1,0 +1,1 @@
+"""Masks of the frames of a cine: kept in MRML, reassembled in 3-D, measured."""

@@ -1,0 +1,55 @@
+"""What is said of a frame's mask besides its pixels: attributes of its segmentation, saved with the scene."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from UltrasoundSegmentLib.masks.status import Status
+
+_STATUS, _ANNOTATOR, _TIME = "SonoDistill.status", "SonoDistill.annotator", "SonoDistill.time"
+_CONFIDENCE, _MODEL = "SonoDistill.confidence", "SonoDistill.model"
+
+
+def status_of(node: Any) -> Status:
+    """EMPTY where nothing was said."""
+    try:
+        return Status(node.GetAttribute(_STATUS) or "empty")
+    except ValueError:
+        return Status.EMPTY
+
+
+def read(node: Any) -> dict[str, Any]:
+    """status, annotator, time (seconds since 1970, 0 where nothing was written), confidence or None, model."""
+    confidence = node.GetAttribute(_CONFIDENCE)
+    return {
+        "status": status_of(node),
+        "annotator": node.GetAttribute(_ANNOTATOR) or "",
+        "time": float(node.GetAttribute(_TIME) or 0.0),
+        "confidence": float(confidence) if confidence else None,
+        "model": node.GetAttribute(_MODEL) or "",
+    }
+
+
+def write(
+    nodes: Iterable[Any],
+    status: Status,
+    annotator: str = "",
+    confidence: float | None = None,
+    model: str = "",
+    when: float | None = None,
+) -> None:
+    """Say it of each node; ``when`` is seconds since 1970, None for now."""
+    said = {
+        _STATUS: status.value,
+        _ANNOTATOR: annotator,
+        _TIME: f"{time.time() if when is None else when:.3f}",
+        _CONFIDENCE: "" if confidence is None else f"{confidence:.6g}",
+        _MODEL: model,
+    }
+    for node in nodes:
+        modifying = node.StartModify()
+        for key, value in said.items():
+            node.SetAttribute(key, value)
+        node.EndModify(modifying)
