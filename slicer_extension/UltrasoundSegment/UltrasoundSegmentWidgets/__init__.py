@@ -1,0 +1,1 @@
+"""The panel of the UltrasoundSegment module, one section a file; what needs no Qt lies in UltrasoundSegmentLib."""

@@ -1,0 +1,530 @@
+"""The panel on the real MRML core: every parameter bound both ways, and what the buttons do."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer_core", reason="needs slicer-core: pip install slicer-core")
+pytest.importorskip("PySide6", reason="needs PySide6: pip install pyside6-essentials")
+
+from qt_shim.harness import Panel, panel
+
+
+@pytest.fixture
+def module(scene: Any, tmp_path: Path) -> Iterator[Panel]:
+    with panel(scene, tmp_path) as made:
+        yield made
+
+
+def backend(**given: Any) -> Any:
+    from qt_shim.backend import Threshold
+
+    return Threshold(**given)
+
+
+OTHER: dict[str, Any] = {
+    "sourceFile": "clip.dcm",
+    "sweepKind": "ROTATIONAL",
+    "sweepCount": 90,
+    "sweepStepMm": 1.5,
+    "rulerLengthMm": 25.0,
+    "backendKind": "LOCAL",
+    "serverUrl": "https://us.example.org",
+    "certificate": "ca.pem",
+    "localModel": "model.onnx",
+    "labels": "left, right",
+    "model": "segmentation",
+    "scope": "ALL",
+    "firstFrame": 3,
+    "lastFrame": 9,
+    "live": False,
+    "propagateCount": 12,
+    "annotator": "anna",
+    "exportForm": "DICOM_SEG",
+    "exportFolder": "out",
+    "exportDrafts": True,
+    "importFile": "seg.dcm",
+}
+"""Another value for each parameter that is no node."""
+NODES = {
+    "browser": None,
+    "volume": "vtkMRMLScalarVolumeNode",
+    "plane": "vtkMRMLMarkupsPlaneNode",
+    "axis": "vtkMRMLMarkupsLineNode",
+}
+
+
+def widget_of(module: Panel, name: str) -> Any:
+    return next(w for w in vars(module.ui).values() if w.property("SlicerParameterName") == name)
+
+
+def shown(widget: Any) -> Any:
+    for attribute in ("checked", "value", "currentText", "text"):
+        if attribute == "checked" and widget.className() != "QCheckBox":
+            continue
+        if hasattr(widget, attribute):
+            return getattr(widget, attribute)
+    raise AssertionError(widget)
+
+
+def test_the_table_of_parameters_is_complete(module: Panel) -> None:
+    assert set(OTHER) | set(NODES) == set(type(module.parameters).allParameters)
+
+
+def test_every_parameter_shows_on_its_widget_and_the_widget_sets_it(module: Panel) -> None:
+    for name, other in OTHER.items():
+        widget, before = widget_of(module, name), getattr(module.parameters, name)
+        shown_before, kind = shown(widget), type(before)
+        value = kind[other] if isinstance(other, str) and kind is not str else other
+        assert value != before, name
+        setattr(module.parameters, name, value)
+        assert shown(widget) != shown_before, name
+        if widget.className() == "QCheckBox":
+            widget.click()
+        elif widget.className() == "QComboBox":
+            widget.currentIndex = list(kind).index(before)
+        elif widget.className() == "QLineEdit":
+            widget.text = before
+        else:
+            widget.value = before
+        assert getattr(module.parameters, name) == before, name
+        assert shown(widget) == shown_before, name
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_node_shows_in_its_selector_and_the_selector_sets_it(module: Panel, scene: Any, name: str) -> None:
+    selector = widget_of(module, name)
+    node = module.cine(2).browser if name == "browser" else scene.AddNewNodeByClass(NODES[name])
+    setattr(module.parameters, name, None)
+    assert selector.currentNode() is None
+    setattr(module.parameters, name, node)
+    assert selector.currentNode() is node
+    selector.setCurrentNode(None)
+    assert getattr(module.parameters, name) is None
+
+
+def test_a_signal_that_does_not_exist_is_noticed(module: Panel, capfd: pytest.CaptureFixture[str]) -> None:
+    from UltrasoundSegmentWidgets.panel import wire
+
+    assert module.ui.acceptButton.connect("nosuch()", print) is False
+    with pytest.raises(RuntimeError, match="acceptButton has no signal nosuch"):
+        wire(module.ui.acceptButton, "nosuch()", print)
+
+
+def test_calibration_and_frame_time_are_shown_with_their_source(module: Panel) -> None:
+    module.cine(4)
+    assert "0.5 x 0.5 mm (volume geometry)" in module.ui.calibrationLabel.text
+    assert module.ui.timeLabel.text == "40 ms (sequence index)"
+
+
+def test_a_missing_calibration_is_a_warning_in_colour_until_a_ruler_is_drawn(module: Panel, scene: Any) -> None:
+    from UltrasoundSegmentLib.frames.build import Facts, build_cine
+    from UltrasoundSegmentWidgets.panel import WARNING
+
+    images = ((np.full((60, 80), 90, np.uint8), np.diag([-1.0, -1.0, 1.0, 1.0])) for _ in range(2))
+    module.parameters.browser = build_cine(scene, "unknown", images, None, Facts()).browser
+    assert WARNING in module.ui.calibrationLabel.text
+    assert WARNING in module.ui.timeLabel.text
+    module.ui.rulerApplyButton.click()
+    assert "Draw the ruler first" in module.ui.messageLabel.text
+    module.ui.rulerButton.click()
+    line = module.widget.source.marks.node("ruler")
+    line.AddControlPointWorld(-10, -20, 0)
+    line.AddControlPointWorld(-10, -40, 0)
+    module.parameters.rulerLengthMm = 5.0
+    module.ui.rulerApplyButton.click()
+    assert module.ui.messageLabel.text == ""
+    assert "0.25 x 0.25 mm (ruler)" in module.ui.calibrationLabel.text
+    assert module.desk.cine.calibration.spacing_mm == pytest.approx((0.25, 0.25))
+    module.ui.rulerClearButton.click()
+    assert module.desk.cine.calibration.spacing_mm is None
+
+
+def test_a_region_is_drawn_and_taken_back(module: Panel) -> None:
+    cine = module.cine(2)
+    module.ui.regionButton.click()
+    roi = module.widget.source.marks.node("region")
+    first, last = (cine.frame(0).ijk_to_ras @ [x, y, 0, 1] for x, y in ((40, 30), (200, 190)))
+    roi.SetCenterWorld(*((first + last) / 2)[:3])
+    roi.SetSizeWorld(*np.abs(last - first)[:2], 1.0)
+    module.ui.regionApplyButton.click()
+    assert cine.region == (40, 30, 201, 191)
+    assert module.ui.regionLabel.text == "40, 30 to 201, 191"
+    module.ui.regionClearButton.click()
+    assert cine.region is None
+
+
+def test_nothing_is_contacted_before_connect_is_pressed(module: Panel) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.05)
+        module.ui.serverEdit.text = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        module.ui.tokenEdit.text = "secret"
+        module.cine(2)
+        module.ui.segmentButton.click()
+        module.ui.nextSampleButton.click()
+        module.idle()
+        with pytest.raises(TimeoutError):
+            listening.accept()
+        assert "Nothing is sent" in module.ui.backendLabel.text
+        module.ui.connectButton.click()
+        listening.settimeout(5)
+        connection, _ = listening.accept()
+        assert b"Authorization: Bearer secret" in connection.recv(4096)
+        assert module.ui.disconnectButton.enabled
+        module.ui.disconnectButton.click()
+        connection.close()
+        module.idle()
+    assert "Nothing is sent" in module.ui.backendLabel.text
+    assert module.ui.connectButton.enabled
+
+
+def test_a_server_that_is_not_there_is_said(module: Panel) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    module.ui.serverEdit.text = f"http://127.0.0.1:{port}"
+    module.ui.connectButton.click()
+    module.idle()
+    assert "does not answer" in module.ui.backendLabel.text
+    assert module.ui.connectButton.enabled
+
+
+def test_the_token_is_not_saved_with_the_scene(module: Panel, scene: Any, tmp_path: Path) -> None:
+    module.ui.tokenEdit.text = "very-secret-token"
+    module.ui.serverEdit.text = "https://us.example.org"
+    module.cine(2)
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    scene.Commit()
+    saved = (tmp_path / "scene.mrml").read_text(encoding="utf-8")
+    assert "us.example.org" in saved
+    assert "very-secret-token" not in saved
+
+
+def test_one_frame_is_segmented_and_the_strip_shows_it(module: Panel) -> None:
+    module.cine(6)
+    module.connect(backend())
+    module.ui.labelsEdit.text = "cavity"
+    module.desk.go(2)
+    module.ui.segmentButton.click()
+    module.run(lambda: module.widget.review.strip.statusAt(2) == "predicted")
+    assert [module.widget.review.strip.statusAt(i) for i in (0, 1, 3)] == ["empty"] * 3
+    assert "predicted, confidence 0.90" in module.ui.frameLabel.text
+    assert module.desk.store.labels == ("cavity",)
+    assert not module.ui.progressBar.visible
+
+
+def test_a_range_is_segmented_and_what_a_person_accepted_stays(module: Panel) -> None:
+    module.cine(8)
+    module.connect(backend())
+    module.parameters.labels, module.parameters.annotator = "cavity", "anna"
+    module.desk.go(3)
+    module.ui.acceptButton.click()
+    assert module.desk.cine.selected == 4
+    module.parameters.scope = type(module.parameters.scope).RANGE
+    module.parameters.firstFrame, module.parameters.lastFrame = 3, 6
+    module.ui.segmentButton.click()
+    module.idle()
+    statuses = [status.value for status in module.desk.store.statuses()]
+    assert statuses == ["empty", "empty", "predicted", "accepted", "predicted", "predicted", "empty", "empty"]
+    assert not module.desk.store.mask(3).any()
+    assert module.desk.store.info(3)["annotator"] == "anna"
+
+
+def test_progress_appears_only_after_a_while_and_cancel_stops(module: Panel) -> None:
+    module.cine(30)
+    slow = backend(pause_s=0.1)
+    module.connect(slow)
+    module.parameters.scope = type(module.parameters.scope).ALL
+    module.ui.segmentButton.click()
+    module.run(lambda: slow.asked.count("segment") >= 2)
+    assert not module.ui.progressBar.visible
+    module.run(lambda: module.ui.progressBar.visible and module.ui.progressBar.value > 0)
+    module.ui.cancelButton.click()
+    module.idle(2)
+    assert not module.ui.progressBar.visible
+    assert slow.asked.count("segment") < 30
+    assert module.desk.store.statuses()[-1].value == "empty"
+
+
+def test_the_next_uncertain_frame_is_shown_and_skipped(module: Panel) -> None:
+    module.cine(6)
+    module.connect(backend(confidences=(0.95, 0.9, 0.4, 0.9, 0.3, 0.9)))
+    module.parameters.scope = type(module.parameters.scope).ALL
+    module.ui.segmentButton.click()
+    module.idle()
+    module.ui.uncertainButton.click()
+    assert module.desk.cine.selected == 2
+    module.ui.skipButton.click()
+    assert module.widget.review.strip.statusAt(2) == "skipped"
+    module.ui.uncertainButton.click()
+    assert module.desk.cine.selected == 4
+    module.ui.previousButton.click()
+    assert module.desk.cine.selected == 3
+    module.ui.nextButton.click()
+    assert module.desk.cine.selected == 4
+
+
+def draw(module: Panel, tool: str, *points: tuple[float, float]) -> None:
+    """Place points of a prompt at pixels of the frame on display."""
+    getattr(module.ui, f"{tool}Button").click()
+    node = module.widget.segment.prompt_nodes.node(tool)
+    cine = module.desk.cine
+    for x, y in points:
+        ras = cine.frame(cine.selected).ijk_to_ras @ [x, y, 0, 1]
+        node.AddControlPointWorld(*ras[:3])
+
+
+def test_points_are_sent_as_they_are_drawn_in_pixels_of_the_frame(module: Panel) -> None:
+    module.cine(4)
+    asked = backend()
+    module.connect(asked)
+    module.desk.go(1)
+    draw(module, "include", (160, 130))
+    module.run(lambda: "refine" in asked.asked)
+    module.idle()
+    draw(module, "exclude", (40, 50))
+    module.run(lambda: len(asked.prompts) > 1)
+    module.idle()
+    last = asked.prompts[-1]
+    np.testing.assert_allclose(last.positive, [(160, 130)], atol=1e-6)
+    np.testing.assert_allclose(last.negative, [(40, 50)], atol=1e-6)
+    assert module.widget.review.strip.statusAt(1) == "edited"
+    assert module.desk.store.mask(1)[130, 160] == 1
+    assert [module.desk.store.status(i).value for i in (0, 2, 3)] == ["empty"] * 3
+
+
+def test_box_and_scribble_wait_for_refine_when_not_live(module: Panel) -> None:
+    module.cine(3)
+    asked = backend()
+    module.connect(asked)
+    module.ui.liveCheck.click()
+    module.ui.refineButton.click()
+    assert "Draw a prompt first" in module.ui.messageLabel.text
+    draw(module, "scribble", (150, 120), (160, 130), (170, 132))
+    draw(module, "erase", (20, 20), (30, 24))
+    module.ui.boxButton.click()
+    roi = module.widget.segment.prompt_nodes.node("box")
+    frame = module.desk.cine.frame(0)
+    first, last = (frame.ijk_to_ras @ [x, y, 0, 1] for x, y in ((100, 90), (220, 170)))
+    roi.SetCenterWorld(*((first + last) / 2)[:3])
+    roi.SetSizeWorld(*np.abs(last - first)[:2], 2.0)
+    module.idle()
+    assert not asked.prompts
+    module.ui.refineButton.click()
+    module.idle()
+    assert asked.prompts[0].box == pytest.approx((100, 90, 220, 170), abs=1e-6)
+    np.testing.assert_allclose(asked.prompts[0].scribbles[0], [(150, 120), (160, 130), (170, 132)], atol=1e-6)
+    np.testing.assert_allclose(asked.prompts[0].negative_scribbles[0], [(20, 20), (30, 24)], atol=1e-6)
+
+
+def test_half_a_scribble_asks_nothing_yet(module: Panel) -> None:
+    module.cine(2)
+    asked = backend()
+    module.connect(asked)
+    draw(module, "scribble", (150, 120))
+    module.idle()
+    assert asked.prompts == []
+    assert module.ui.messageLabel.text == ""
+
+
+def test_prompts_are_taken_back_with_what_they_drew(module: Panel) -> None:
+    module.cine(3)
+    module.connect(backend())
+    draw(module, "include", (160, 130))
+    module.idle()
+    assert module.desk.store.status(0).value == "edited"
+    module.ui.undoPromptsButton.click()
+    module.idle()
+    assert module.desk.store.status(0).value == "empty"
+    assert not module.desk.store.mask(0).any()
+    draw(module, "include", (160, 130))
+    module.idle()
+    module.ui.clearPromptsButton.click()
+    assert module.desk.store.status(0).value == "edited"
+    assert module.widget.segment.prompt_nodes.node("include") is None
+
+
+def test_prompts_belong_to_the_frame_they_were_drawn_on(module: Panel, scene: Any) -> None:
+    module.cine(3)
+    module.connect(backend())
+    draw(module, "include", (160, 130))
+    module.idle()
+    module.ui.nextButton.click()
+    assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 0
+    assert not module.ui.includeButton.checked
+    assert module.desk.store.status(1).value == "empty"
+
+
+def test_one_tool_at_a_time(module: Panel) -> None:
+    module.cine(2)
+    interaction = module.application.applicationLogic().GetInteractionNode()
+    module.ui.includeButton.click()
+    module.ui.excludeButton.click()
+    assert not module.ui.includeButton.checked
+    assert module.ui.excludeButton.checked
+    module.ui.excludeButton.click()
+    assert not module.ui.excludeButton.checked
+    if interaction is not None:
+        assert interaction.GetCurrentInteractionMode() == interaction.ViewTransform
+
+
+def test_a_mask_is_propagated_both_ways_and_stops_at_a_label(module: Panel) -> None:
+    module.cine(9)
+    module.connect(backend())
+    module.desk.go(8)
+    module.ui.acceptButton.click()
+    module.desk.go(4)
+    module.ui.forwardButton.click()
+    assert "no mask to carry on" in module.ui.messageLabel.text
+    module.ui.segmentButton.click()
+    module.idle()
+    module.parameters.propagateCount = 2
+    module.ui.backwardButton.click()
+    module.idle()
+    module.parameters.propagateCount = 30
+    module.ui.forwardButton.click()
+    module.idle()
+    statuses = [status.value for status in module.desk.store.statuses()]
+    assert statuses == ["empty"] * 2 + ["propagated"] * 2 + ["predicted"] + ["propagated"] * 3 + ["accepted"]
+    assert "Stopped before frame 9" in module.ui.messageLabel.text
+
+
+def test_the_selected_frame_is_the_browsers(module: Panel) -> None:
+    cine = module.cine(5)
+    cine.browser.SetSelectedItemNumber(3)
+    assert module.ui.frameSlider.value == 3
+    module.ui.frameSlider.value = 1
+    assert cine.selected == 1
+    assert "Frame 2 of 5, 0.040 s" in module.ui.frameLabel.text
+
+
+def test_area_and_diameter_of_the_frame_are_in_millimetres(module: Panel) -> None:
+    from UltrasoundSegmentLib.masks.status import Status
+
+    module.cine(3)
+    module.ui.measureSection.collapsed = False
+    mask = np.zeros((240, 320), np.uint8)
+    mask[100:140, 120:200] = 1
+    module.desk.masks(["cavity"]).write(0, mask, Status.EDITED, annotator="anna")
+    assert module.ui.measureLabel.text.startswith("800.0 mm²")
+    module.desk.go(1)
+    assert module.ui.measureLabel.text == "No mask."
+
+
+def test_area_over_time_is_a_chart_of_the_frames_with_a_mask(module: Panel, scene: Any) -> None:
+    module.cine(12)
+    module.connect(backend())
+    module.parameters.labels = "cavity"
+    module.ui.plotButton.click()
+    assert "no masks yet" in module.ui.messageLabel.text
+    module.parameters.scope = type(module.parameters.scope).ALL
+    module.ui.segmentButton.click()
+    module.idle()
+    module.desk.go(0)
+    module.ui.skipButton.click()
+    module.ui.plotButton.click()
+    module.run(lambda: not module.widget.measure.tasks.busy)
+    chart = module.widget.measure.chart
+    assert chart.GetXAxisTitle() == "time (s)"
+    assert chart.GetYAxisTitle() == "area (mm²)"
+    series = scene.GetNodeByID(chart.GetNthPlotSeriesNodeID(0))
+    table = series.GetTableNode().GetTable()
+    assert table.GetNumberOfRows() == 11
+    assert table.GetValue(0, 0).ToInt() == 2
+    assert table.GetValue(0, 1).ToDouble() == pytest.approx(0.04)
+    assert table.GetValue(0, 2).ToDouble() == pytest.approx(module.widget.measure.of_frame(1).area_mm2)
+
+
+def test_keys_press_the_buttons_while_the_module_is_shown(module: Panel) -> None:
+    module.cine(4)
+    shortcuts = {s.key.toString(): s for s in module.widget.shortcuts._installed}
+    assert set(shortcuts) == {"A", "S", "U", "Left", "Right", "Esc"}
+    shortcuts["A"].activated.emit()
+    shortcuts["S"].activated.emit()
+    assert [s.value for s in module.desk.store.statuses()] == ["accepted", "skipped", "empty", "empty"]
+    shortcuts["Left"].activated.emit()
+    assert module.desk.cine.selected == 1
+    module.widget.exit()
+    assert not module.widget.shortcuts._installed
+    module.widget.enter()
+    assert len(module.widget.shortcuts._installed) == 6
+
+
+def test_a_cine_is_chosen_in_the_selector_also_after_another_module_was_shown(module: Panel) -> None:
+    first, second = module.cine(3), module.cine(5)
+    module.widget.exit()
+    module.widget.enter()
+    module.ui.cineSelector.setCurrentNode(first.browser)
+    assert module.desk.cine.count == 3
+    module.ui.cineSelector.setCurrentNode(second.browser)
+    assert module.desk.cine.count == 5
+    module.ui.cineSelector.setCurrentNode(None)
+    assert module.desk.cine is None
+
+
+def test_a_sequence_without_images_is_refused_with_the_reason(module: Panel, scene: Any) -> None:
+    module.cine(3)
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode")
+    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    sequence.SetDataNodeAtValue(transform, "0")
+    browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "tracker")
+    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    module.ui.cineSelector.setCurrentNode(browser)
+    assert "holds no sequence of images" in module.ui.messageLabel.text
+    assert module.desk.cine is None
+    assert module.ui.calibrationLabel.text == "No cine."
+    module.cine(2)
+    assert module.desk.cine.count == 2
+
+
+def test_what_runs_goes_on_while_another_module_is_shown(module: Panel, caplog: pytest.LogCaptureFixture) -> None:
+    module.cine(4)
+    module.connect(backend(pause_s=0.02))
+    module.parameters.scope = type(module.parameters.scope).ALL
+    module.ui.segmentButton.click()
+    module.widget.exit()
+    module.desk.set_backend(module.desk.backend, module.desk.models)
+    module.idle()
+    module.desk.set_backend(None, [])
+    module.widget.enter()
+    assert module.desk.cine.count == 4
+    assert "A listener failed" not in caplog.text
+
+
+def test_the_scene_is_closed_and_another_opened(module: Panel, scene: Any) -> None:
+    module.cine(4)
+    module.connect(backend(pause_s=0.05))
+    module.parameters.scope = type(module.parameters.scope).ALL
+    module.ui.segmentButton.click()
+    module.run(lambda: module.desk.session.is_busy)
+    scene.Clear()
+    module.idle()
+    assert module.desk.cine is None
+    assert module.ui.calibrationLabel.text == "No cine."
+    cine = module.cine(3)
+    assert module.desk.cine.browser is cine.browser
+    module.ui.acceptButton.click()
+    assert module.desk.store.status(0).value == "accepted"
+
+
+def test_masks_are_there_again_after_another_cine_was_looked_at(module: Panel) -> None:
+    first = module.cine(3)
+    module.ui.acceptButton.click()
+    module.cine(5)
+    assert module.desk.store is None
+    module.parameters.browser = first.browser
+    assert [s.value for s in module.desk.store.statuses()] == ["accepted", "empty", "empty"]
+
+
+def test_the_self_test_of_the_module_runs_on_the_core(module: Panel) -> None:
+    import unittest
+
+    from UltrasoundSegment import UltrasoundSegmentLogic
+    from UltrasoundSegmentWidgets.self_test import draw_and_measure
+
+    draw_and_measure(unittest.TestCase(), UltrasoundSegmentLogic())
