@@ -10,8 +10,10 @@ import pytest
 pytest.importorskip("slicer_core", reason="needs slicer-core: pip install slicer-core")
 
 from slicer_cines import cine_of, square
+from UltrasoundSegmentLib.exchange.coco import import_coco
 from UltrasoundSegmentLib.exchange.errors import NotLabelsError
 from UltrasoundSegmentLib.exchange.exports import export
+from UltrasoundSegmentLib.exchange.png import import_png
 from UltrasoundSegmentLib.exchange.seg_load import _Places
 from UltrasoundSegmentLib.exchange.seg_nrrd import import_seg_nrrd
 from UltrasoundSegmentLib.masks.status import Status
@@ -64,3 +66,23 @@ def test_frames_that_name_all_of_their_files_are_not_guessed(scene):
     assert places.knows("1.2.3")
     with pytest.raises(NotLabelsError, match="several images"):
         places.index(("1.2.3", 1))
+
+
+@pytest.mark.parametrize(("form", "read"), [("png", import_png), ("coco", import_coco), ("seg.nrrd", import_seg_nrrd)])
+def test_labels_of_another_patients_file_of_the_same_name_are_refused(scene, tmp_path, form, read):
+    stores = []
+    for uid in ("1.2.3", "1.2.4", "1.2.3"):
+        cine = cine_of(scene, count=2)
+        cine.set_attribute("file", f"/exports/{uid}/IM_0001.dcm")
+        for index in range(2):
+            cine.volume(index).SetAttribute("DICOM.instanceUIDs", uid)
+        stores.append(MaskStore.of(cine, ["lesion"]))
+    ours, others, again = stores
+    ours.write(0, square(SIZE, 5, 6, 9), Status.ACCEPTED, annotator="anna")
+    export(ours.cine, ours, tmp_path, form)
+    path = tmp_path if form != "seg.nrrd" else next(tmp_path.glob("*.nrrd"))
+    report = read(path, others.cine, others)
+    assert set(others.statuses()) == {Status.EMPTY} and "same name" in report.skipped[0].reason
+    assert b"1.2.3" not in b"".join(each.read_bytes() for each in tmp_path.rglob("*.json"))
+    read(path, again.cine, again)
+    assert again.status(0) is Status.ACCEPTED

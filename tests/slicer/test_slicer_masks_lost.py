@@ -88,3 +88,28 @@ def test_what_is_drawn_by_hand_between_prompts_is_not_taken_back_with_them(scene
         store.unwatch()
         jobs.close()
         assert jobs.join(5)
+
+
+def test_what_a_damaged_scene_says_of_a_frame_is_unknown(scene):
+    store = MaskStore.of(cine_of(scene), ["lesion"])
+    store.write(0, square(SIZE, 4, 5, 9), Status.PREDICTED, confidence=0.5)
+    node = store.sequence.GetNthDataNode(0)
+    for name, value in (("time", "yesterday"), ("confidence", "nan"), ("status", "fine")):
+        node.SetAttribute(f"SonoDistill.{name}", value)
+    info = store.info(0)
+    assert (info["status"], info["time"], info["confidence"]) == (Status.EMPTY, 0.0, None)
+
+
+def test_masks_go_under_a_transform_with_their_images(scene):
+    cine = cine_of(scene)
+    store = MaskStore.of(cine, ["lesion"])
+    store.watch("anna")
+    store.write(0, square(SIZE, 4, 5, 9), Status.EDITED, annotator="anna")
+    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    cine.proxy().SetAndObserveTransformNodeID(transform.GetID())
+    assert store.segmentation_proxy().GetTransformNodeID() == transform.GetID()
+    cine.select(1)
+    cine.proxy().SetAndObserveTransformNodeID(None)
+    assert store.segmentation_proxy().GetTransformNodeID() is None
+    np.testing.assert_array_equal(store.mask(0), square(SIZE, 4, 5, 9))
+    store.unwatch()

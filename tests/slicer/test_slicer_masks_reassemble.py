@@ -242,3 +242,18 @@ def test_it_is_done_in_steps_that_can_be_stopped(scene):
         next(steps)
     steps.close()
     assert scene.GetNumberOfNodes() == count
+
+
+def test_a_sweep_that_is_removed_meanwhile_is_told(scene):
+    from UltrasoundSegmentLib.masks.reassemble import reassemble_steps
+    from UltrasoundSegmentLib.masks.steps import finish
+
+    volume = volume_in(scene)
+    cine = sweep(volume, SweepPlan.axis("axial"), scene)
+    store = segmented(cine)
+    steps = reassemble_steps(cine, store, volume)
+    for _ in range(cine.count + 5):
+        next(steps)
+    scene.RemoveNode(cine.browser)
+    with pytest.raises(SegmentError, match="removed from the scene"):
+        finish(steps)

@@ -1,4 +1,4 @@
-"""A whole volume segmented beside the GUI, and work whose nodes are removed meanwhile."""
+"""A whole volume segmented beside the GUI, work whose nodes are removed meanwhile, prompts beside the frame."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import vtk
 
 if importlib.util.find_spec("slicer_core") is None:
     pytest.skip("slicer-core is not installed", allow_module_level=True)
 
+import vtk
 from server_case import pump
 from slicer_cines import cine_of
 from UltrasoundSegmentLib.backends.model import Model, Prompts, Result

@@ -285,3 +285,18 @@ def test_the_checksum_of_the_sample_is_that_of_the_file(module: Panel) -> None:
 
     digest = hashlib.sha256(Path(examples.get_path("ybr_color")).read_bytes()).hexdigest()
     assert f"SHA256:{digest}" == sample_data.CINE_SHA256
+
+
+@pytest.mark.parametrize("said", ['{"categories": 5}', '{"categories": [5]}', '{"labels": 5}', "[]", "{"])
+def test_a_damaged_json_file_is_refused_in_words(module: Panel, tmp_path: Path, said: str) -> None:
+    from UltrasoundSegmentWidgets.exchange import names_in
+
+    path = tmp_path / "annotations.json"
+    path.write_text(said, encoding="utf-8")
+    assert names_in(path) == []
+    module.cine(2)
+    module.parameters.importFile = str(path)
+    module.ui.importButton.click()
+    module.run(lambda: not module.widget.exchange.tasks.busy)
+    text = module.ui.messageLabel.text
+    assert text and "object" not in text.replace("JSON object", "")

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import vtk
 
 pytest.importorskip("slicer_core", reason="needs slicer-core: pip install slicer-core")
 pytest.importorskip("PySide6", reason="needs PySide6: pip install pyside6-essentials")
 
+import vtk
 from qt_shim.harness import Panel
 from test_slicer_effect import effect, module
 

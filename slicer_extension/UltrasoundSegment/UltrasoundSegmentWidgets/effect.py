@@ -1,4 +1,4 @@
-"""What the Segment Editor effect does with a point that was clicked: prompts of the frame, a request beside the GUI, the answer."""
+"""What the Segment Editor effect does with a click: prompts of the frame, a request beside the GUI, the answer."""
 
 from __future__ import annotations
 

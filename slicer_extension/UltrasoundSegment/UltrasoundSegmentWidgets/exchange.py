@@ -31,7 +31,12 @@ class ExchangePanel(Panel):
         self.on(self.ui.exportButton, "clicked()", self.export)
         self.on(self.ui.importButton, "clicked()", self.load)
 
+    def _require_idle(self) -> None:
+        if self.tasks.busy:
+            raise SegmentError(_("Files are written or read just now: wait for the end of it."))
+
     def export(self) -> None:
+        self._require_idle()
         p, cine, store = self.parameters, self.desk.the_cine(), self.desk.store
         if store is None:
             raise SegmentError(_("There are no masks yet: segment a frame first."))
@@ -53,6 +58,7 @@ class ExchangePanel(Panel):
 
     def load(self) -> None:
         """Read masks of a file or folder into the cine; of a DICOM SEG the cine is found by what it refers to."""
+        self._require_idle()
         path = Path(self.parameters.importFile.strip())
         if path == Path() or not path.exists():
             raise SegmentError(
@@ -90,9 +96,9 @@ class ExchangePanel(Panel):
 
         found = yield from load_dicom_seg_steps(path, self.desk.cine or slicer.mrmlScene, self.desk.store)
         cine, _store, report = found
-        if self.desk.cine is None:
+        if self.desk.cine is None and self.parameters is not None:  # else the user is in another module
             self.parameters.browser = cine.browser
-        elif self.desk.store is None:
+        elif self.desk.cine is not None and self.desk.store is None:
             self.desk.masks([])
         return report
 
@@ -117,5 +123,7 @@ def is_png(path: Path) -> bool:
 def names_in(path: Path) -> list[str]:
     """Names of the structures in a JSON file or folder, in the order of their numbers; [] where it has none."""
     said = _json(path) if not path.name.lower().endswith(".nrrd") else {}
-    found = said.get("labels") or [one.get("name") for one in said.get("categories", []) if isinstance(one, dict)]
+    listed = said.get("categories")
+    categories = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    found = said.get("labels") or [one.get("name") for one in categories]
     return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []

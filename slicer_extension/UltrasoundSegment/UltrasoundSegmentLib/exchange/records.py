@@ -35,6 +35,7 @@ class Said:
     model: str = ""
     confidence: float | None = None
     time: float | None = None
+    source: str = ""
 
 
 def item_of(cine: Any) -> str:
@@ -44,6 +45,12 @@ def item_of(cine: Any) -> str:
         return str(given)
     file = cine.attribute("file") or cine.attribute("path") or ""
     return _item_id(re.split(r"[\\/]", file)[-1] or cine.name)
+
+
+def source_of(cine: Any) -> str:
+    """What tells a DICOM image from others of its file's name, without its identifier; "" for anything else."""
+    uids = " ".join(sorted((cine.volume(0).GetAttribute("DICOM.instanceUIDs") or "").split()))
+    return hashlib.sha256(uids.encode()).hexdigest()[:16] if uids else ""
 
 
 def frame_id(cine: Any, index: int) -> str:
@@ -75,6 +82,7 @@ def record_of(cine: Any, store: MaskStore, index: int) -> dict[str, Any]:
         "frame": frame_id(cine, index),
         "item": item_of(cine),
         "name": cine.name,
+        "source": source_of(cine) or None,
         "index": index,
         "status": status.value,
         "annotator": MODEL if status.by_model else named(info["annotator"]),
@@ -104,6 +112,7 @@ def said_in(record: Mapping[str, Any]) -> Said:
         _text(record, "model"),
         _number(record, "confidence", 1.0),
         _number(record, "time", 1e11),
+        _text(record, "source"),
     )
 
 

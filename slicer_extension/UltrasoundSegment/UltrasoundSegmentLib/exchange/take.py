@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from UltrasoundSegmentLib.errors import SegmentError
-from UltrasoundSegmentLib.exchange.records import Said, item_of, parse_frame
+from UltrasoundSegmentLib.exchange.records import Said, item_of, parse_frame, source_of
 from UltrasoundSegmentLib.exchange.report import Report
 from UltrasoundSegmentLib.masks.status import Status
 from UltrasoundSegmentLib.masks.store import MODEL, MaskStore
@@ -27,7 +27,7 @@ class Taker:
 
     def __init__(self, cine: Any, store: MaskStore, names: Sequence[str], *, replace: bool, report: Report) -> None:
         self._cine, self._store, self._replace, self._report = cine, store, replace, report
-        self._item = item_of(cine)
+        self._item, self._source = item_of(cine), source_of(cine)
         numbers = []
         for name in names:
             numbers.append(store.labels.index(name) + 1 if name in store.labels else store.add_label(name))
@@ -54,6 +54,8 @@ class Taker:
 
     def _take(self, index: int, mask: NDArray[np.uint8] | None, said: Said, what: str) -> None:
         store, status = self._store, said.status or Status.EDITED
+        if said.source and self._source and said.source != self._source:
+            raise SegmentError("it is of another image, whose file has the same name")
         if status is Status.EMPTY:
             raise SegmentError("nobody looked at it")
         if mask is None and status is not Status.SKIPPED:

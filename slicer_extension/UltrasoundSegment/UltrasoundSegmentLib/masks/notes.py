@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -22,14 +23,22 @@ def status_of(node: Any) -> Status:
 
 def read(node: Any) -> dict[str, Any]:
     """status, annotator, time (seconds since 1970, 0 where nothing was written), confidence or None, model."""
-    confidence = node.GetAttribute(_CONFIDENCE)
     return {
         "status": status_of(node),
         "annotator": node.GetAttribute(_ANNOTATOR) or "",
-        "time": float(node.GetAttribute(_TIME) or 0.0),
-        "confidence": float(confidence) if confidence else None,
+        "time": _number(node, _TIME) or 0.0,
+        "confidence": _number(node, _CONFIDENCE),
         "model": node.GetAttribute(_MODEL) or "",
     }
+
+
+def _number(node: Any, key: str) -> float | None:
+    """None where there is none, or a damaged scene holds something else."""
+    try:
+        value = float(node.GetAttribute(key) or "nan")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def write(

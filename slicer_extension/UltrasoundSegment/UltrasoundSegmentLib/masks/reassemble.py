@@ -63,6 +63,8 @@ def reassemble_steps(cine: Any, store: MaskStore, volume: Any, statuses: Collect
     place = ijk_to_world(volume) if place is None else place  # the frames stay where the volume was
     size = volume.GetImageData().GetDimensions()
     labels = yield from _fill(masks, arranged(every, used), place, size, len(store.labels))
+    if cine.scene is None:
+        raise SegmentError("The cine was removed from the scene meanwhile: nothing was put together.")
     node = cine.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{volume.GetName()} segmentation")
     segmentation = node.GetSegmentation()
     segmentation.SetSourceRepresentationName(pixels.BINARY)

@@ -37,8 +37,8 @@ class EditWatch:
         self._annotator = annotator
         self._known: tuple[int, NDArray[np.uint8]] | None = None
         self._looking = False
-        self._proxy: Any = None
-        self._observed: list[int] = []
+        self._nodes: tuple[Any, Any] = (None, None)
+        self._observed: list[tuple[Any, int]] = []
         self._browser = store.cine.browser
         self._tag = self._browser.AddObserver("ModifiedEvent", self._selected)
         self._observe()
@@ -47,18 +47,29 @@ class EditWatch:
     def close(self) -> None:
         """Watch no longer."""
         self._browser.RemoveObserver(self._tag)
-        self._observe(None)
+        self._observe(None, None)
 
-    def _observe(self, *proxy: Any) -> None:
-        """Watch the proxy of now: Slicer makes another one where somebody removed it from the scene."""
-        now = proxy[0] if proxy else self._store.segmentation_proxy()
-        if now is self._proxy:
+    def _observe(self, *nodes: Any) -> None:
+        """Watch the proxies of now, by default: Slicer makes others where somebody removed them from the scene."""
+        cine = self._store.cine
+        mask, image = nodes or (self._store.segmentation_proxy(), cine.browser.GetProxyNode(cine.images))
+        if mask is self._nodes[0] and image is self._nodes[1]:
             return
-        for tag in self._observed:
-            self._proxy.RemoveObserver(tag)
-        self._proxy, self._observed = now, []
-        if now is not None:
-            self._observed = [now.AddObserver(getattr(slicer.vtkSegmentation, each), self._look) for each in _EVENTS]
+        for node, tag in self._observed:
+            node.RemoveObserver(tag)
+        self._nodes, self._observed = (mask, image), []
+        if mask is not None:
+            events = [getattr(slicer.vtkSegmentation, each) for each in _EVENTS]
+            self._observed = [(mask, mask.AddObserver(event, self._look)) for event in events]
+        if image is not None:
+            event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+            self._observed.append((image, image.AddObserver(event, self._placed)))
+
+    def _placed(self, *_: Any) -> None:
+        """The image went under another transform: its masks go along, else what is drawn on it lies beside them."""
+        mask, image = self._nodes
+        if mask is not None and mask.GetTransformNodeID() != image.GetTransformNodeID():
+            self._store.show()
 
     def know(self) -> None:
         """The pixels of the selected frame as they are now are nobody's edit."""
