@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")  # no window on anybody's screen, and none needed
 LIBRARY = Path(__file__).resolve().parents[2] / "slicer_extension" / "UltrasoundSegment"
 if str(LIBRARY) not in sys.path:
     sys.path.insert(0, str(LIBRARY))
