@@ -408,7 +408,7 @@ def test_accepted_labels_train_a_model_that_answers_better(client: Client, jobs:
     said, told = desk.train("segmentation", max_epochs=6, batch_size=8, learning_rate=3e-3)
     assert (said["state"], said["version"]) == ("done", 2), said
     assert "dice" in said["reason"]
-    reached = [epoch for epoch, _ in told]
+    reached = [epoch for epoch, *_ in told]
     assert told[-1][1] == 6 and reached == sorted(reached), told
     assert mean_dice() > max(0.7, before)
     assert store.info(0)["model"] == "segmentation 2"
