@@ -47,8 +47,13 @@ def resliced(
 ) -> NDArray:
     """``oblique_image`` of voxels and their place, without MRML: also on another thread, while nobody changes them."""
     # Volumes of MRML keep their place beside an image of unit spacing: all of it happens in voxels.
+    voxels = np.linalg.inv(volume_to_ras) @ np.asarray(ijk_to_ras, dtype=float)
+    # Rows that run across the slices of the volume touch a page of memory for each pixel: those are cut as columns.
+    turned = abs(voxels[2, 0]) > abs(voxels[2, 1])
+    if turned:
+        voxels, size = voxels[:, [1, 0, 2, 3]], size[::-1]
     into = vtk.vtkMatrixToLinearTransform()
-    into.SetInput(to_matrix(np.linalg.inv(volume_to_ras) @ np.asarray(ijk_to_ras, dtype=float)))
+    into.SetInput(to_matrix(voxels))
     columns, rows = size
     reslice = vtk.vtkImageReslice()
     reslice.SetInputData(data)
@@ -61,7 +66,8 @@ def resliced(
     reslice.SetInterpolationModeToLinear()
     reslice.Update()
     values = vtk_to_numpy(reslice.GetOutput().GetPointData().GetScalars())
-    return values.reshape(rows, columns) if values.ndim == 1 else values.reshape(rows, columns, -1)
+    values = values.reshape(rows, columns, *values.shape[1:])
+    return np.ascontiguousarray(values.swapaxes(0, 1)) if turned else values
 
 
 def stored_slices(volume: slicer.vtkMRMLVolumeNode, name: str) -> list[tuple[NDArray, NDArray[np.float64]]]:
