@@ -97,7 +97,7 @@ def storescu(port: int, pair: Pair | None, authority: Path, file: Path) -> bool:
     if program is None:
         pytest.skip("DCMTK's storescu is not installed (apt-get install dcmtk)")
     tls = [] if pair is None else ["+tls", str(pair.key), str(pair.certificate), "+cf", str(authority)]
-    line = [program, *tls, "-aet", "TESTER", "-aec", "SONODISTILL", "-to", "30", "-ta", "30"]
+    line = [program, *tls, "-aet", "TESTER", "-aec", "SONODISTILL", "-to", "10", "-ta", "10"]
     done = subprocess.run([*line, "127.0.0.1", str(port), str(file)], capture_output=True, timeout=60)
     print(done.stderr.decode(errors="replace"))
     return done.returncode == 0

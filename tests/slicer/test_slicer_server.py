@@ -409,7 +409,7 @@ def test_accepted_labels_train_a_model_that_answers_better(client: Client, jobs:
     assert (said["state"], said["version"]) == ("done", 2), said
     assert "dice" in said["reason"]
     reached = [epoch for epoch, *_ in told]
-    assert told[-1][1] == 6 and reached == sorted(reached), told
+    assert told[0][0] == 0 and told[-1][1] == 6 and reached == sorted(reached), told
     assert mean_dice() > max(0.7, before)
     assert store.info(0)["model"] == "segmentation 2"
     desk.learning.training.versions.connect(versions.append)
