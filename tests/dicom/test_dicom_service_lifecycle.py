@@ -99,7 +99,7 @@ def storescu(port: int, pair: Pair | None, authority: Path, file: Path) -> bool:
     tls = [] if pair is None else ["+tls", str(pair.key), str(pair.certificate), "+cf", str(authority)]
     line = [program, *tls, "-aet", "TESTER", "-aec", "SONODISTILL", "-to", "10", "-ta", "10"]
     done = subprocess.run([*line, "127.0.0.1", str(port), str(file)], capture_output=True, timeout=60)
-    print(done.stderr.decode(errors="replace"))
+    sys.stderr.write(done.stderr.decode(errors="replace"))
     return done.returncode == 0
 
 
