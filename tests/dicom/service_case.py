@@ -78,6 +78,11 @@ class Running:
         counts = self.jobs().counts()
         return {**counts.jobs, **{f"d-{state}": count for state, count in counts.deliveries.items()}}
 
+    def files(self, part: str) -> list[Path]:
+        """The DICOM files in a part of the spool; folders may vanish under it, as the service removes them."""
+        walk = os.walk(self.spool / part)
+        return [Path(folder, name) for folder, _, names in walk for name in names if name.endswith(".dcm")]
+
     def wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         """Until it holds; the test fails with the service's output when it does not."""
         until = time.monotonic() + seconds

@@ -59,8 +59,8 @@ def test_routed_by_orthanc_a_cine_comes_back_as_seg_and_sr_exactly_once_after_th
             assert modalities(pacs) == ["SEG", "SR", "US"]
             assert running.stop() == 0
         files = [pacs.file(each) for each in pacs.instances()]
-    assert not list((running.spool / "instances").rglob("*.dcm")), "what is delivered leaves the spool"
-    assert not list((running.spool / "results").rglob("*.dcm"))
+    assert not running.files("instances"), "what is delivered leaves the spool"
+    assert not running.files("results")
     assert verify(running.spool / "audit.jsonl").broken == ""
     log = running.log.read_text() + (running.spool / "audit.jsonl").read_text()
     patient = pydicom.dcmread(CINE, stop_before_pixels=True)
@@ -83,7 +83,7 @@ def test_killed_at_each_stage_the_result_is_there_exactly_once(tmp_path, destina
         running.wait(lambda: _sent(pacs, source))
         running.wait(lambda: running.counts() == {"done": 1, "d-done": 1}, 120)
         assert {path.name for path in (tmp_path / "faults").iterdir()} == set(STAGES)
-        running.wait(lambda: not list((running.spool / "results").rglob("*.dcm")))
+        running.wait(lambda: not running.files("results"))
         assert modalities(pacs) == ["SEG", "SR", "US"]
 
 

@@ -341,4 +341,4 @@ def test_two_thousand_damaged_files_are_each_accounted_for(seeds, tmp_path, reco
         for name, value in {**account.jobs, "turned away": account.arrived["turned away"]}.items():
             record_property(name, value)
         record_property("peaks", {role: round(peak) for role, peak in target.memory.peaks.items()})
-        assert not list((target.running.spool / "results").rglob("*.dcm"))
+        assert not target.running.files("results")

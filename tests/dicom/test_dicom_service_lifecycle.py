@@ -73,7 +73,7 @@ def test_a_destination_that_is_gone_holds_up_no_other_and_gets_what_is_dead_when
         assert "cannot be written" in listed["gone"]["reason"]
         shown = command("dead", "show", listed["gone"]["id"], "--spool", str(running.spool))
         assert json.loads(shown.stdout)["deliveries"][0]["destination"] == "gone"
-        assert len(list((running.spool / "results").rglob("*.dcm"))) == 2, "results stay for who comes later"
+        assert len(running.files("results")) == 2, "results stay for who comes later"
         (tmp_path / "gone").mkdir()
         assert command("dead", "retry", listed["gone"]["id"], "--spool", str(running.spool)).returncode == 0
         running.wait(lambda: running.counts() == {"done": 1, "d-done": 2, "d-dead": 1})
@@ -86,7 +86,7 @@ def test_a_destination_that_is_gone_holds_up_no_other_and_gets_what_is_dead_when
         assert "not what was written" in dead(running)[0]["reason"], "what is refused for good is not tried again"
         purged = command("dead", "purge", listed["pacs"]["id"], "--yes", "--spool", str(running.spool))
         assert purged.returncode == 0 and not dead(running)
-        running.wait(lambda: not list((running.spool / "results").rglob("*.dcm")))
+        running.wait(lambda: not running.files("results"))
     assert verify(running.spool / "audit.jsonl").broken == ""
 
 
@@ -171,7 +171,7 @@ def test_stopped_by_sigterm_it_finishes_what_is_in_hand_and_does_the_rest_when_i
     attempts = {again.jobs().job(number).attempts for number in range(1, 9)}
     assert attempts == {1}, "no attempt was cut off"
     assert len(list((tmp_path / "out").glob("*.dcm"))) == 16
-    assert not list((again.spool / "instances").rglob("*.dcm"))
+    assert not again.files("instances")
 
 
 @pytest.mark.slow

@@ -72,8 +72,8 @@ def drain(folder: Path, count: int, seconds: float) -> dict[str, float]:
         assert handles(running.process.pid) <= opened + 20
         account = Account.of(running.spool)
         assert account.arrived == {"accepted": count} and account.jobs == {"done": count}
-        running.wait(lambda: not list((running.spool / "results").rglob("*.dcm")), 120)
-        running.wait(lambda: not list((running.spool / "instances").rglob("*.dcm")))
+        running.wait(lambda: not running.files("results"), 120)
+        running.wait(lambda: not running.files("instances"))
         assert running.stop() == 0
     assert len(list((folder / "out").iterdir())) == 2 * count
     assert not list((folder / "in").iterdir()) and not list((running.spool / "incoming").iterdir())
