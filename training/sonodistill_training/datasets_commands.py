@@ -118,6 +118,31 @@ def check(
         raise typer.Exit(_MISSING)
 
 
+@app.command(
+    epilog="Example: sonodistill datasets prepare busi=/data/BUSI --out frames/busi && python -m monai.bundle run "
+    "training --args_file monai_bundle/configs/train_args.yaml --dataset_dir frames/busi"
+)
+def prepare(
+    data: Annotated[str, typer.Argument(help="NAME=FOLDER, as published or with an index.csv.")],
+    out: Annotated[Path, typer.Option(help="A new folder: gray frames, masks, index.csv.")],
+    task: Annotated[str, typer.Option(help="segmentation or classification.")] = "segmentation",
+    split: Annotated[str, typer.Option(help="auto, index, paper, or seed (70/20/10 by group).")] = "auto",
+    split_seed: Annotated[int, typer.Option(help="Of --split seed.")] = 0,
+) -> None:
+    """Write a labelled data set as the folder that fine-tuning reads, divided as `evaluate` divides it."""
+    from sonodistill.errors import BundleConfigError
+    from sonodistill_training.evaluate.plan import TASKS
+    from sonodistill_training.evaluate.prepare import prepare
+
+    name, equals, folder = data.partition("=")
+    if not (name and equals and folder):
+        raise BundleConfigError(f"{data!r} is no NAME=FOLDER", remedy="for example busi=/data/BUSI")
+    if task not in TASKS:
+        raise BundleConfigError(f"no task is called {task}", remedy=f"choose one of {', '.join(TASKS)}")
+    counts = prepare(name, Path(folder), out, task, split, split_seed)
+    typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+
+
 def _facts(entry: DataSet) -> dict[str, Any]:
     """The entry as JSON takes it, without its adapter."""
     from dataclasses import asdict, fields

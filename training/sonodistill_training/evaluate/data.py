@@ -38,9 +38,11 @@ class LabelledSet:
         given: split of each as the data set's index has it, "" for none.
         images: (N, 1, S, S) uint8, what inference makes of each frame before it is divided by 255.
         shapes: (N, 2) height and width of each frame.
-        truths: the mask of each frame on its own grid, bits packed; None where it is not annotated.
+        truths: the mask of each frame on its own grid, bits packed (of structures, a plane for each binary digit of
+            their numbers, the lowest first); None where it is not annotated.
         mm_per_pixel: (N, 2), of a row and a column; NaN where it is not calibrated.
         sha256: of names, labels, masks and the frames as they were read: the same whatever the network's size.
+        structures: what the values 1, 2 ... of the masks are, where they are told apart; empty for one foreground.
     """
 
     name: str
@@ -53,6 +55,7 @@ class LabelledSet:
     truths: tuple[NDArray[np.uint8] | None, ...]
     mm_per_pixel: NDArray[np.float64]
     sha256: str
+    structures: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -63,12 +66,21 @@ class LabelledSet:
         return int(self.images.shape[-1])
 
     def truth(self, row: int) -> NDArray[np.bool_]:
-        """(H, W) bool: the mask of an annotated frame on its own pixel grid."""
+        """(H, W) bool: the mask of an annotated frame on its own pixel grid, all structures as one."""
+        return self._planes(row).any(axis=0)
+
+    def codes(self, row: int) -> NDArray[np.uint8]:
+        """(H, W) uint8: 0 and the number of the structure (from 1; 1 where there are none) of each of its pixels."""
+        planes = self._planes(row)
+        return np.bitwise_or.reduce([plane << digit for digit, plane in enumerate(planes)]).astype(np.uint8)
+
+    def _planes(self, row: int) -> NDArray[np.uint8]:
         bits = self.truths[row]
         if bits is None:
             raise DatasetError(f"{self.files[row]} has no mask", remedy="evaluate classification, or annotate it")
         height, width = self.shapes[row].tolist()
-        return np.unpackbits(bits, count=height * width).reshape(height, width).astype(bool)
+        shape = (_digits(self.structures), height, width)
+        return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape)
 
     def spacing(self, row: int) -> tuple[float, float] | None:
         """Millimetres of a pixel (row, column), or None."""
@@ -76,9 +88,11 @@ class LabelledSet:
         return None if np.isnan(height) else (height, width)
 
     def masks(self, rows: Iterable[int]) -> NDArray[np.uint8]:
-        """(n, 1, S, S) uint8 of 0 and 1: the truth of the rows at the network's size, nearest neighbour."""
+        """(n, 1, S, S) uint8 codes: the truth of the rows at the network's size, nearest neighbour."""
         size = (self.input_size, self.input_size)
-        return np.stack([mask_to_input(self.truth(row).astype(np.uint8), size).astype(np.uint8) for row in rows])
+        if not self.structures:
+            return np.stack([mask_to_input(self.truth(row).astype(np.uint8), size).astype(np.uint8) for row in rows])
+        return np.stack([cv2.resize(self.codes(row), size, interpolation=cv2.INTER_NEAREST_EXACT)[None] for row in rows])
 
 
 def read_set(name: str, folder: str | Path, input_size: int, cache: str | Path | None = None) -> LabelledSet:
@@ -96,7 +110,7 @@ def read_set(name: str, folder: str | Path, input_size: int, cache: str | Path |
         UnreadableFileError, UnsupportedFormatError: a frame or mask cannot be read.
     """
     folder = Path(folder)
-    sources = list(_indexed(folder) if (folder / INDEX).is_file() else _published(name, folder))
+    sources = _sources(name, folder)
     if not sources:
         raise DatasetError("has no labelled frame", path=folder, remedy=f"see its {INDEX}")
     _require_unique([source.file for source in sources], folder)
@@ -109,6 +123,12 @@ def read_set(name: str, folder: str | Path, input_size: int, cache: str | Path |
     if stored is not None:
         _save(stored, made)
     return made
+
+
+def labelled_frames(name: str, folder: str | Path) -> Iterator[tuple[str, Frame]]:
+    """Name and frame of each, in the order of :func:`read_set` and with its errors."""
+    for source in _sources(name, Path(folder)):
+        yield source.file, _first_frame(source.path)
 
 
 def cached_sets(cache: str | Path, wanted: Collection[str]) -> dict[str, LabelledSet]:
@@ -143,6 +163,10 @@ class _Source:
             return [self.path, self.mask]
         paths = getattr(self.mask, "paths", None) or ([self.mask.path] if hasattr(self.mask, "path") else [])
         return [self.path, *paths]
+
+
+def _sources(name: str, folder: Path) -> list[_Source]:
+    return list(_indexed(folder) if (folder / INDEX).is_file() else _published(name, folder))
 
 
 def _indexed(folder: Path) -> Iterator[_Source]:
