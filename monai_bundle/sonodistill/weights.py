@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +24,84 @@ _HEADER = "sonodistill"
 _HEADER_VERSION = "1"  # fields are added without a new version: readers ignore those that they do not know
 _NESTINGS = ("state_dict", "model", "teacher")
 _PREFIXES = ("module.", "backbone.")
+_DIGEST = "tensors_sha256"
+_ENCODER = "encoder.model."  # of an encoder's tensors in a network
+_NO_PART = "familiarity."  # what such a tensor describes is the file, not the network that an encoder becomes a part of
 
 
-def save_weights(path: str | Path, state_dict: Mapping[str, torch.Tensor], metadata: WeightsInfo) -> None:
-    """Write tensors of any dtype and their header atomically; the header also holds a digest of the tensors."""
+def save_weights(
+    path: str | Path,
+    state_dict: Mapping[str, torch.Tensor],
+    metadata: WeightsInfo,
+    more: Mapping[str, str] | None = None,
+) -> None:
+    """Write tensors of any dtype and their header atomically; the header also holds a digest of the tensors.
+
+    Args:
+        path: the file.
+        state_dict: the tensors.
+        metadata: the header.
+        more: further entries of the header, kept as they are where ``metadata`` has none of that name.
+    """
     # A clone for each tensor: safetensors refuses tensors that share memory or are not contiguous.
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state_dict.items()}
-    header = {_HEADER: _HEADER_VERSION, "tensors_sha256": tensors_sha256(tensors), **encode(metadata)}
+    header = {**(more or {}), _HEADER: _HEADER_VERSION, _DIGEST: tensors_sha256(tensors), **encode(metadata)}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=header)
 
 
+def save_head(
+    path: str | Path,
+    state_dict: Mapping[str, torch.Tensor],
+    metadata: WeightsInfo,
+    encoder: str | Path,
+    more: Mapping[str, str] | None = None,
+) -> None:
+    """Write a whole network without its encoder, which is the one of a file in the same folder.
+
+    :func:`load_weights` joins them again, so that networks on one encoder store it once.
+
+    Args:
+        path: the file.
+        state_dict: the whole network's.
+        metadata: its header; that the encoder lies in ``encoder`` is added.
+        encoder: an encoder of ours beside ``path``.
+        more: as for :func:`save_weights`.
+
+    Raises:
+        WeightsError: the two lie in different folders, or the network's encoder is not the file's, bit for bit.
+    """
+    encoder = Path(encoder)
+    if encoder.resolve().parent != Path(path).resolve().parent:
+        raise WeightsError("has to lie beside the files that name it", path=encoder, remedy="copy it there")
+    held, _ = load_weights(encoder, kinds=("encoder",))
+    shared = _as_part(held)
+    own = {key: value for key, value in state_dict.items() if key.startswith(_ENCODER)}
+    different = sorted(key for key in own.keys() | shared.keys() if not _same(own.get(key), shared.get(key)))
+    if different:
+        raise WeightsError(
+            f"{len(different)} of {len(own)} tensors of the network's encoder are not those of {encoder.name} "
+            f"({', '.join(different[:2])} ...)",
+            path=path,
+            remedy="store it whole, or train it on this very file with --freeze_encoder true",
+        )
+    info = replace(metadata, encoder_file=encoder.name, encoder_sha256=tensors_sha256(held))
+    save_weights(path, {key: value for key, value in state_dict.items() if key not in own}, info, more)
+
+
 def load_weights(path: str | Path, *, kinds: tuple[str, ...] = KINDS) -> tuple[StateDict, WeightsInfo]:
-    """Read a file of :func:`save_weights` onto the CPU and check its digest.
+    """Read a file of :func:`save_weights` or :func:`save_head` onto the CPU and check its digest.
 
     Args:
         path: the file.
         kinds: the kinds that the caller can use.
 
+    Returns:
+        The whole network's tensors, those of an encoder in a file of its own among them, and the header of that whole.
+
     Raises:
-        WeightsError: missing, empty, damaged, without SonoDistill's header, or of another kind.
+        WeightsError: missing, empty, damaged, without SonoDistill's header, or of another kind; or the file that it
+            names for its encoder is missing or another.
     """
     info = read_info(path)
     if info is None:
@@ -54,9 +113,11 @@ def load_weights(path: str | Path, *, kinds: tuple[str, ...] = KINDS) -> tuple[S
     if info.kind not in kinds:
         raise WeightsError(f"holds a {info.kind}, not a {' or '.join(kinds)}", path=path)
     state = _read_tensors(path)
-    if tensors_sha256(state) != read_metadata(path).get("tensors_sha256"):
+    if tensors_sha256(state) != read_metadata(path).get(_DIGEST):
         raise WeightsError("the tensors do not match the digest in the header", path=path, remedy="copy it again")
-    return state, info
+    if not info.encoder_file:
+        return state, info
+    return {**state, **_encoder_beside(Path(path), info, state)}, replace(info, encoder_file="", encoder_sha256="")
 
 
 def read_info(path: str | Path) -> WeightsInfo | None:
@@ -94,7 +155,8 @@ def load_torch_checkpoint(path: str | Path) -> StateDict:
     """
     _check_is_file(path)
     if Path(path).suffix.lower() == ".safetensors":
-        content: Any = _read_tensors(path)
+        parted = read_metadata(path).get("encoder_file")
+        content: Any = load_weights(path)[0] if parted else _read_tensors(path)
     else:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -125,6 +187,49 @@ def tensors_sha256(state_dict: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _encoder_beside(path: Path, info: WeightsInfo, state: StateDict) -> StateDict:
+    """The tensors that a head file leaves to the file of its encoder, named as parts of the network."""
+    home = path.resolve().parent
+    file = home / info.encoder_file
+    if not file.exists():
+        raise WeightsError(
+            f"its encoder is in {info.encoder_file}, which is not beside it",
+            path=path,
+            remedy=f"copy {info.encoder_file} into the same folder, too",
+        )
+    if file.resolve().parent != home:
+        raise WeightsError(f"its encoder {info.encoder_file} is a link out of the folder", path=path, remedy="copy it")
+    held = read_info(file)
+    if held is None or held.kind != "encoder" or held.encoder_file or held.architecture != info.architecture:
+        found = "no weights file of ours" if held is None else f"{held.kind} of {held.architecture}"
+        raise WeightsError(
+            f"holds a {info.kind} on {info.architecture}, but {info.encoder_file} beside it is {found}",
+            path=path,
+            remedy="copy both files again",
+        )
+    encoder, _ = load_weights(file)
+    if tensors_sha256(encoder) != info.encoder_sha256:
+        raise WeightsError(
+            f"{info.encoder_file} beside it holds another encoder than the one it was made with",
+            path=path,
+            remedy="copy both files again, from the same place",
+        )
+    part = _as_part(encoder)
+    if both := sorted(part.keys() & state.keys()):
+        found = f"{len(both)} tensors are here and in {info.encoder_file} ({both[0]} ...)"
+        raise WeightsError(found, path=path, remedy="write it again")
+    return part
+
+
+def _as_part(encoder: StateDict) -> StateDict:
+    """An encoder's tensors as a network names them that it is a part of."""
+    return {f"{_ENCODER}{key}": value for key, value in encoder.items() if not key.startswith(_NO_PART)}
+
+
+def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    return one is not None and other is not None and one.dtype == other.dtype and torch.equal(one.cpu(), other.cpu())
 
 
 def _strip_prefixes(state: StateDict) -> StateDict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,6 +15,9 @@ KINDS = ("encoder", "segmenter", "classifier", "interactive", "teacher")
 MAX_CHARACTERS = 1 << 16
 """Of one entry: far more than a recipe needs, and too little to keep a reader busy."""
 _MAX_DEPTH = 8
+_MAX_NAME = 128
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*\.safetensors")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_COUNT = 1 << 63
 
 
@@ -37,6 +41,8 @@ class WeightsInfo:
         corpus_restrictions: number of training frames by what their licence withholds ("non-commercial" ...).
         metrics: what was measured on it, by name. A measurement that failed is NaN, and null in the file.
         code_version: git commit of the code, "-dirty" when it was changed since; empty outside a checkout.
+        encoder_file: name of the file beside this one that holds the tensors of its encoder, empty where they are here.
+        encoder_sha256: digest of that file's tensors.
 
     Raises:
         WeightsError: a field is not what it has to be, such as an unknown kind or a recipe that is no plain JSON.
@@ -57,6 +63,8 @@ class WeightsInfo:
     corpus_restrictions: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     code_version: str = ""
+    encoder_file: str = ""
+    encoder_sha256: str = ""
 
     def __post_init__(self) -> None:
         # What is kept are copies, so that a recipe that is changed later does not change the record.
@@ -101,7 +109,7 @@ def decode(entries: Mapping[str, str]) -> WeightsInfo:
 def _entry(name: str, text: str) -> Any:
     if len(text) > MAX_CHARACTERS:
         raise WeightsError(f"{name} is {len(text)} characters long; at most {MAX_CHARACTERS} are read")
-    if _CHECKS[name] in (_text, _kind, _name):
+    if _CHECKS[name] in (_text, _kind, _name, _beside, _digest):
         return text
     try:
         return _plain(json.loads(text))
@@ -174,6 +182,19 @@ def _text(value: Any) -> str:
     return value
 
 
+def _beside(value: Any) -> str:
+    """The name of a file in the same folder, or "": never a path that leads out of it, on any system."""
+    if _text(value) and (not _FILE_NAME.fullmatch(value) or len(value) > _MAX_NAME):
+        raise ValueError(f"{_short(value)} is no plain file name")
+    return value
+
+
+def _digest(value: Any) -> str:
+    if _text(value) and not _SHA256.fullmatch(value):
+        raise ValueError(f"{_short(value)} is no SHA-256")
+    return value
+
+
 def _whole(value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _MAX_COUNT:
         raise ValueError(f"{_short(value)} is no whole number from {least}")
@@ -202,6 +223,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "corpus_restrictions": _counts,
     "metrics": _metrics,
     "code_version": _text,
+    "encoder_file": _beside,
+    "encoder_sha256": _digest,
 }
 _FIRST = frozenset(list(_CHECKS)[:10])
 """The fields of the first files; later ones have defaults."""

@@ -113,13 +113,28 @@ def kind_of(path: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def copy_weights(path: Path, folder: Path) -> Path:
-    """A lasting copy under the name that versions have."""
+    """A lasting copy under the name that versions have; of weights whose encoder is another file, the whole."""
     target = folder / f"{STEM}{path.suffix.lower()}"
+    if is_parted(path):
+        from sonodistill.weights import load_weights, save_weights
+
+        save_weights(target, *load_weights(path))
+        return target
     for source, copy in zip(files_of(path), files_of(target), strict=True):
         shutil.copyfile(source, copy)
         with copy.open("r+b") as written:
             os.fsync(written.fileno())
     return target
+
+
+def is_parted(path: Path) -> bool:
+    """Whether a checkpoint's encoder is in a file of its own beside it."""
+    if path.suffix.lower() != CHECKPOINT:
+        return False
+    from sonodistill.weights import read_info
+
+    info = read_info(path)
+    return info is not None and bool(info.encoder_file)
 
 
 def copy_encoder(path: Path, target: Path) -> Path:
@@ -131,7 +146,8 @@ def copy_encoder(path: Path, target: Path) -> Path:
     if info is None:
         raise WeightsError("this safetensors file has no SonoDistill header", path=path)
     encoder = Encoder(info.architecture, path)
-    save_weights(target, encoder.state_dict(), replace(info, kind="encoder", labels=(), metrics={}))
+    alone = replace(info, kind="encoder", labels=(), metrics={}, encoder_file="", encoder_sha256="")
+    save_weights(target, encoder.state_dict(), alone)
     return target
 
 

@@ -38,6 +38,7 @@ from sonodistill.annotate.training.version_files import (
     copy_weights,
     digest_of,
     files_of,
+    is_parted,
     kind_of,
     plain,
     read_record,
@@ -215,6 +216,7 @@ class Versions:
                 weights = copy_encoder(path, new / f"{STEM}{CHECKPOINT}")
                 kind, labels = "encoder", ()
             else:
+                metrics = {**metrics, "source": digest_of(path)} if is_parted(path) else metrics
                 weights = copy_weights(path, new)
             if kind not in self.kinds:
                 raise WeightsError(f"holds a {kind}, not a {' or '.join(self.kinds)}", path=path)
