@@ -26,7 +26,8 @@ _NESTINGS = ("state_dict", "model", "teacher")
 _PREFIXES = ("module.", "backbone.")
 _DIGEST = "tensors_sha256"
 _ENCODER = "encoder.model."  # of an encoder's tensors in a network
-_NO_PART = "familiarity."  # what such a tensor describes is the file, not the network that an encoder becomes a part of
+NO_PART = "familiarity."
+"""What such tensors describe is the file: they are no part of the network that an encoder becomes a part of."""
 
 
 def save_weights(
@@ -179,6 +180,11 @@ def load_torch_checkpoint(path: str | Path) -> StateDict:
     return _strip_prefixes(dict(content))
 
 
+def network_part(state: StateDict) -> StateDict:
+    """The network's own tensors, without those that describe the file."""
+    return {key: value for key, value in state.items() if not key.startswith(NO_PART)}
+
+
 def tensors_sha256(state_dict: Mapping[str, torch.Tensor]) -> str:
     """Hex SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256()
@@ -225,7 +231,7 @@ def _encoder_beside(path: Path, info: WeightsInfo, state: StateDict) -> StateDic
 
 def _as_part(encoder: StateDict) -> StateDict:
     """An encoder's tensors as a network names them that it is a part of."""
-    return {f"{_ENCODER}{key}": value for key, value in encoder.items() if not key.startswith(_NO_PART)}
+    return {f"{_ENCODER}{key}": value for key, value in encoder.items() if not key.startswith(NO_PART)}
 
 
 def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:

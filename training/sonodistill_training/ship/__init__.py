@@ -1,0 +1,1 @@
+"""Models for the folder of the bundle: half the size, checked, with their licences and an index."""
