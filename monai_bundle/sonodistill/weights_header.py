@@ -43,6 +43,8 @@ class WeightsInfo:
         code_version: git commit of the code, "-dirty" when it was changed since; empty outside a checkout.
         encoder_file: name of the file beside this one that holds the tensors of its encoder, empty where they are here.
         encoder_sha256: digest of that file's tensors.
+        familiarity: what the warning score of its tensors ``familiarity.*`` was fitted to (data, frames, quantile,
+            version); empty for a file without, see :mod:`sonodistill.inference.familiarity`.
 
     Raises:
         WeightsError: a field is not what it has to be, such as an unknown kind or a recipe that is no plain JSON.
@@ -65,6 +67,7 @@ class WeightsInfo:
     code_version: str = ""
     encoder_file: str = ""
     encoder_sha256: str = ""
+    familiarity: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # What is kept are copies, so that a recipe that is changed later does not change the record.
@@ -223,6 +226,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "corpus_restrictions": _counts,
     "metrics": _metrics,
     "code_version": _text,
+    "familiarity": _recipe,
     "encoder_file": _beside,
     "encoder_sha256": _digest,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from sonodistill.errors import BundleConfigError
 from sonodistill.frames import Frame
+from sonodistill.inference.familiarity import LIMIT
 from sonodistill.inference.pipeline import overlapped
 from sonodistill.inference.runtimes import AUTO, open_runtime
 from sonodistill.inference.runtimes.base import Array, filled
@@ -41,6 +43,8 @@ class Prediction:
             (C,) float32, which add up to 1.
         masks: segmenter: (C, H, W) bool, the probabilities above the threshold.
         embedding: encoder: (D,) float32, the mean of its last map over the image.
+        unfamiliarity: how far the frame lies from those that the model was made on, above 1 for one that it was not
+            made for; NaN for a model that does not say it, see :mod:`sonodistill.inference.familiarity`.
     """
 
     frame: Frame
@@ -48,6 +52,12 @@ class Prediction:
     probabilities: Array = field(default_factory=_nothing)
     masks: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     embedding: Array = field(default_factory=_nothing)
+    unfamiliarity: float = math.nan
+
+    @property
+    def is_unfamiliar(self) -> bool:
+        """Whether the model warns of this frame."""
+        return self.unfamiliarity > LIMIT
 
     @property
     def probability(self) -> Array:
@@ -111,7 +121,7 @@ class Predictor:
         self.input_size = self.runtime.input_size
         self.batch_size = self.runtime.batch or batch_size
         self.inference_ms: deque[float] = deque(maxlen=_KEPT_TIMES)
-        shape = self._infer(np.zeros((self.batch_size, 1, *self.input_size), np.float32)).shape
+        shape = self._infer(np.zeros((self.batch_size, 1, *self.input_size), np.float32))[0].shape
         self.inference_ms.clear()
         self.kind = kind_of(self.runtime, shape, self.path)
         named = self.runtime.info.weights.labels if self.runtime.info else ()
@@ -129,30 +139,36 @@ class Predictor:
             batch_size: by default that of the constructor, which the runtime was warmed up with.
         """
         size = self.runtime.batch or batch_size or self.batch_size
-        return overlapped(frames, size, self._prepare, self._infer, self._finish)
+        return overlapped(frames, size, self._prepare, self._answers, self._finish)
 
     def predict_one(self, frame: Frame) -> Prediction:
         """The prediction of one frame, in the caller's thread."""
-        return self._finish(frame, self._infer(self._prepare([frame]))[0])
+        return self._finish(frame, self._answers(self._prepare([frame]))[0])
 
     def _prepare(self, frames: list[Frame]) -> Array:
         """(B, 1, *input_size) float32 in [0, 1]."""
         images = np.stack([to_input(frame.image, self.input_size) for frame in frames])
         return filled(images, self.runtime.batch or 0)
 
-    def _infer(self, images: Array) -> Array:
+    def _infer(self, images: Array) -> tuple[Array, Array]:
+        """The output, and (B,) how unfamiliar each image is."""
         start = time.perf_counter()
-        output = self.runtime(images)
+        output, scores = self.runtime.both(images)
         self.inference_ms.append(1000 * (time.perf_counter() - start))
         require_answers(self.path, images, output)
-        return output
+        return output, scores
 
-    def _finish(self, frame: Frame, output: Array) -> Prediction:
+    def _answers(self, images: Array) -> list[tuple[Array, float]]:
+        output, scores = self._infer(images)
+        return list(zip(output, scores.tolist(), strict=False))
+
+    def _finish(self, frame: Frame, answer: tuple[Array, float]) -> Prediction:
+        output, score = answer
         if self.kind == "encoder":
-            return Prediction(frame, embedding=output.mean(axis=(1, 2)))
+            return Prediction(frame, embedding=output.mean(axis=(1, 2)), unfamiliarity=score)
         if self.kind == "classifier":
             exponents = np.exp(output - output.max())
-            return Prediction(frame, self.labels, exponents / exponents.sum())
+            return Prediction(frame, self.labels, exponents / exponents.sum(), unfamiliarity=score)
         height, width = frame.image.shape
         probabilities = from_output(_sigmoid(output), (height, width))
-        return Prediction(frame, self.labels, probabilities, probabilities > self.threshold)
+        return Prediction(frame, self.labels, probabilities, probabilities > self.threshold, unfamiliarity=score)

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import nn
 
+from sonodistill import models
 from sonodistill.errors import SonoDistillError, WeightsError
 from sonodistill.networks.classifier import Classifier
 from sonodistill.networks.click import ClickSegmenter
 from sonodistill.networks.encoder import Encoder, load_encoder_weights
 from sonodistill.networks.unet import Segmenter
-from sonodistill.weights import StateDict, WeightsInfo, load_weights
+from sonodistill.weights import StateDict, WeightsInfo, load_weights, network_part
 
 PREDICTING = ("encoder", "segmenter", "classifier")
 """The kinds that need nothing but an image."""
@@ -27,19 +28,23 @@ def load_network(
     """The network of a weights file, in eval mode on the CPU, and the file's header.
 
     Args:
-        checkpoint: .safetensors of ours.
+        checkpoint: .safetensors of ours, or the name of a shipped model.
         labels: names of the classes in place of the header's.
         kinds: that the caller can use; besides :data:`PREDICTING` there is "interactive".
 
     Raises:
         WeightsError: no such file, one of another kind, or its tensors are not what its header says.
     """
-    path = Path(checkpoint)
+    path = models.path_of(checkpoint, torch=True)
     if path.is_file() and path.suffix.lower() != ".safetensors":
         raise WeightsError(
             "has no header that says what it holds", path=path, remedy="give the model.safetensors that lies beside it"
         )
-    state, info = load_weights(path, kinds=kinds)
+    whole, info = load_weights(path, kinds=kinds)
+    state = network_part(whole)
+    if (len(state) < len(whole)) != bool(info.familiarity):
+        has = "names, and its tensors lack," if info.familiarity else "does not name, and its tensors have,"
+        raise WeightsError(f"its header {has} a familiarity of frames", path=path, remedy="copy it again")
     if labels is not None:
         info = replace(info, labels=tuple(labels))
     found = _kind(state)

@@ -38,6 +38,11 @@ class PooledClassifier(nn.Module):
         """Logits (B, classes)."""
         return self.head(self.dropout(self.pooled(x)))
 
+    def from_maps(self, x: torch.Tensor, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """:meth:`forward` of an image whose maps are computed already."""
+        del x
+        return self.head(self.dropout(maps[-1].mean(dim=(2, 3))))
+
 
 class Classifier(PooledClassifier):
     """(B, 1, H, W) gray in [0, 1] to logits (B, classes).
@@ -64,4 +69,4 @@ class Classifier(PooledClassifier):
     ) -> None:
         super().__init__(Encoder(encoder, weights, mean, std, drop_path_rate), classes, dropout)
         if weights_kind(weights) == "classifier":
-            load_whole_network(self, Path(str(weights)))
+            load_whole_network(self, str(weights))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from sonodistill.errors import BundleConfigError, WeightsError
+from sonodistill.models import weights_of
 from sonodistill.networks.hub import create_pretrained, require_timm_name
 from sonodistill.weights import StateDict, WeightsInfo, load_torch_checkpoint, load_weights, read_info
 
@@ -57,8 +58,9 @@ class Encoder(nn.Module):
 
     Args:
         name: timm name ("resnet50", "convnext_tiny", "mobilenetv4_conv_small"), one whose last map has stride 32.
-        weights: None for random; "imagenet" for timm's pretrained weights from the hub; or a file: any of ours
-            (the encoder is taken out of a segmenter or classifier), or a timm or torchvision state dict.
+        weights: None or "random"; "imagenet" for timm's pretrained weights from the hub; or a file or the name of a
+            shipped model: any of ours (the encoder is taken out of a segmenter or classifier), or a timm or
+            torchvision state dict.
         mean: of the input in [0, 1], one value or three; by default the weights file's, else 0.449.
         std: likewise, else 0.226.
         drop_path_rate: stochastic depth while training.
@@ -88,6 +90,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         require_timm_name(name)
+        weights = weights_of(weights)
         options: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
         try:
             if weights == "imagenet":
@@ -107,7 +110,7 @@ class Encoder(nn.Module):
                 remedy="take a convolutional or hierarchical encoder: resnet50, convnext_tiny, mobilenetv4_conv_small",
             )
         self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
-        info = None if weights in (None, "imagenet") else load_encoder_weights(self, Path(str(weights)))
+        info = load_encoder_weights(self, weights) if isinstance(weights, Path) else None
         recorded_mean, recorded_std = info.normalisation if info else (GRAY_MEAN, GRAY_STD)
         self.input = GrayInput(recorded_mean if mean is None else mean, recorded_std if std is None else std)
 
@@ -119,6 +122,11 @@ class Encoder(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, H, W) in [0, 1] to the last map (B, num_features, H / 32, W / 32)."""
         return self.pyramid(x)[-1]
+
+    def from_maps(self, x: torch.Tensor, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """:meth:`forward` of an image whose maps are computed already."""
+        del x
+        return maps[-1]
 
 
 def plain_state_dict(encoder: Encoder) -> StateDict:

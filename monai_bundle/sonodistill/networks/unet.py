@@ -70,7 +70,7 @@ class Segmenter(nn.Module):
             self.encoder.channels, self.encoder.reductions, classes
         )
         if weights_kind(weights) == "segmenter":
-            load_whole_network(self, Path(str(weights)))
+            load_whole_network(self, str(weights))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits at the input's size.
@@ -80,7 +80,11 @@ class Segmenter(nn.Module):
         """
         if not torch.jit.is_tracing() and (x.shape[-2] % 32 or x.shape[-1] % 32):
             raise ValueError(f"height and width have to be multiples of 32, not {tuple(x.shape[-2:])}: pad or resize")
-        return self.segmentation_head(self.decoder(_with_image(x, self.encoder.pyramid(x))))
+        return self.from_maps(x, self.encoder.pyramid(x))
+
+    def from_maps(self, x: torch.Tensor, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """:meth:`forward` of an image whose maps are computed already."""
+        return self.segmentation_head(self.decoder(_with_image(x, maps)))
 
 
 def _decoder_and_head(

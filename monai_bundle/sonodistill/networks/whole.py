@@ -7,28 +7,31 @@ from typing import Any
 
 from torch import nn
 
+from sonodistill import models
 from sonodistill.errors import WeightsError
 from sonodistill.networks.encoder import GrayInput, require_same_architecture
-from sonodistill.weights import load_torch_checkpoint, load_weights, read_info
+from sonodistill.weights import load_torch_checkpoint, load_weights, network_part, read_info
 
 
 def weights_kind(weights: str | Path | None) -> str | None:
-    """The kind recorded in a weights file of ours; None for no file, "imagenet" and foreign files."""
-    if weights is None or Path(weights).suffix.lower() != ".safetensors":
+    """The kind recorded in a weights file of ours; None for no file, "imagenet", "random" and foreign files."""
+    weights = models.weights_of(weights)
+    if not isinstance(weights, Path) or weights.suffix.lower() != ".safetensors":
         return None
     info = read_info(weights)
     return info.kind if info else None
 
 
-def load_whole_network(network: nn.Module, path: Path) -> None:
-    """Copy every tensor of a weights file of ours into ``network``, strictly.
+def load_whole_network(network: nn.Module, path: str | Path) -> None:
+    """Copy every tensor of a weights file of ours, or of a shipped model, into ``network``, strictly.
 
     Raises:
         WeightsError: a key is missing, too many or of another shape (another number of classes).
     """
+    path = models.path_of(path, torch=True)
     state, info = load_weights(path, kinds=(network.kind,))  # type: ignore[arg-type]
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(network_part(state))
     except RuntimeError as error:
         details = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
         raise WeightsError(
@@ -41,10 +44,12 @@ def load_whole_network(network: nn.Module, path: Path) -> None:
 def load_into(network: nn.Module, path: str | Path) -> None:
     """Give a built segmenter or classifier the weights of ``model.safetensors`` (normalisation too) or ``model.pt``.
 
+    A shipped model's name is as good as its path.
+
     Raises:
         WeightsError: the file is of another kind, encoder or number of classes.
     """
-    path = Path(path)
+    path = models.path_of(path, torch=True)
     encoder: Any = network.encoder
     info = read_info(path) if path.suffix.lower() == ".safetensors" else None
     if info is None:

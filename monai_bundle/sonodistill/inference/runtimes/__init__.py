@@ -139,7 +139,7 @@ def open_with(name: str, path: Path, options: dict[str, Any]) -> Runtime:
     try:
         opened: Runtime = importlib.import_module(entry.module).open_model(path, name=name, **options)
         zeros = np.zeros((opened.batch or options["batch"] or 1, 1, *opened.input_size), np.float32)
-        output = opened(zeros)
+        output, scores = opened.both(zeros)
     except (SonoDistillError, MemoryError):
         raise
     except ImportError as error:
@@ -158,4 +158,6 @@ def open_with(name: str, path: Path, options: dict[str, Any]) -> Runtime:
         ) from error
     require_answers(path, zeros, output)
     check_output(path, opened, output.shape)
+    if opened.scored:
+        require_answers(path, zeros, scores)
     return opened

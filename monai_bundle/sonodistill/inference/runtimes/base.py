@@ -30,6 +30,7 @@ class Runtime(Protocol):
         info: what the model says of itself; None for a file that SonoDistill did not export.
         input_size: (height, width) in pixels it takes.
         batch: images it takes at once; None for any number.
+        scored: whether the model says how unfamiliar a frame is, see :meth:`both`.
     """
 
     name: str
@@ -37,10 +38,20 @@ class Runtime(Protocol):
     info: ExportInfo | None
     input_size: tuple[int, int]
     batch: int | None
+    scored: bool
 
     def __call__(self, images: Array) -> Array:
         """(B, 1, H, W) float32 in [0, 1] to the network's output, float32: logits (B, classes, H, W) or (B, classes),
         or an encoder's last map (B, channels, h, w).
+
+        Raises:
+            InputError: another shape or dtype.
+        """
+        ...
+
+    def both(self, images: Array) -> tuple[Array, Array]:
+        """The same with (B,) float32: how unfamiliar each frame is, above 1 for one that the model was not made for;
+        NaN of a model that does not say it.
 
         Raises:
             InputError: another shape or dtype.
@@ -64,6 +75,11 @@ def require_images(images: Array, runtime: Runtime) -> None:
 
 class RuntimeMissingError(SonoDistillError):
     """The runtime asked for is not installed."""
+
+
+def unscored(count: int) -> Array:
+    """(count,) NaN: of a model that does not say how unfamiliar a frame is."""
+    return np.full(count, np.nan, np.float32)
 
 
 def filled(images: Array, batch: int) -> Array:

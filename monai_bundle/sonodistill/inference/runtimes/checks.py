@@ -41,22 +41,27 @@ def read_info(path: Path, text: str | None) -> ExportInfo | None:
         raise WeightsError(error.message, path=path, remedy=error.remedy or _EXPORT) from error
 
 
+def is_scored(info: ExportInfo | None) -> bool:
+    """Whether a model has a second output, which says how unfamiliar a frame is."""
+    return info is not None and bool(info.weights.familiarity)
+
+
 def require_one_gray_image(
-    path: Path, inputs: Sequence[tuple[str, Sequence[Side]]], outputs: int
+    path: Path, inputs: Sequence[tuple[str, Sequence[Side]]], outputs: int, wanted: int = 1
 ) -> tuple[Side, Side, Side]:
     """(batch, height, width) of the one input of a graph, None where they are open.
 
     Args:
         inputs: type ("float32") and shape of each.
         outputs: how many there are.
+        wanted: how many there have to be.
 
     Raises:
-        WeightsError: several inputs or outputs, or an input that is not (B, 1, H, W) float32.
+        WeightsError: several inputs, another number of outputs, or an input that is not (B, 1, H, W) float32.
     """
-    if len(inputs) != 1 or outputs != 1:
-        raise WeightsError(
-            f"it has {len(inputs)} inputs and {outputs} outputs, not one of each", path=path, remedy=_EXPORT
-        )
+    if len(inputs) != 1 or outputs != wanted:
+        asked = "one of each" if wanted == 1 else f"1 and {wanted}"
+        raise WeightsError(f"it has {len(inputs)} inputs and {outputs} outputs, not {asked}", path=path, remedy=_EXPORT)
     dtype, shape = inputs[0]
     if dtype != "float32" or len(shape) != 4 or shape[1] not in (1, None):
         said = tuple("?" if side is None else side for side in shape)

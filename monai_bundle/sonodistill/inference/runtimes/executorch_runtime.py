@@ -14,7 +14,7 @@ from executorch.runtime import Runtime as Library
 
 from sonodistill.errors import WeightsError
 from sonodistill.inference.exported import FILE, KEY, ExportInfo
-from sonodistill.inference.runtimes.base import Array, require_images
+from sonodistill.inference.runtimes.base import Array, require_images, unscored
 from sonodistill.inference.runtimes.checks import computed, input_size, read_info, require_cpu, require_one_gray_image
 from sonodistill.transforms.geometry import Size
 
@@ -29,6 +29,7 @@ class ExecuTorch:
     """
 
     name = "executorch"
+    scored = False
 
     def __init__(self, path: Path, threads: int, size: Size | None) -> None:
         if threads:  # one pool for the whole process, at first of as many threads as the machine has cores
@@ -54,6 +55,10 @@ class ExecuTorch:
         with self._lock:
             parts = [self._method.execute([part])[0].numpy() for part in tensor.split(self._most)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def both(self, images: Array) -> tuple[Array, Array]:
+        """See :class:`sonodistill.inference.runtimes.base.Runtime`."""
+        return self(images), unscored(len(images))
 
 
 def open_model(

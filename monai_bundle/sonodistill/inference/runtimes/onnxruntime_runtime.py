@@ -8,8 +8,15 @@ import onnxruntime
 
 from sonodistill.errors import BundleConfigError
 from sonodistill.inference.exported import KEY
-from sonodistill.inference.runtimes.base import Array, require_images
-from sonodistill.inference.runtimes.checks import computed, input_size, read_info, require_cpu, require_one_gray_image
+from sonodistill.inference.runtimes.base import Array, require_images, unscored
+from sonodistill.inference.runtimes.checks import (
+    computed,
+    input_size,
+    is_scored,
+    read_info,
+    require_cpu,
+    require_one_gray_image,
+)
 from sonodistill.transforms.geometry import Size
 
 _ERRORS_ONLY = 3
@@ -35,15 +42,22 @@ class OnnxRuntime:
             )
             for one in self._session.get_inputs()
         ]
-        self.batch, height, width = require_one_gray_image(path, inputs, len(self._session.get_outputs()))
+        outputs = len(self._session.get_outputs())
+        self.scored = is_scored(self.info)
+        self.batch, height, width = require_one_gray_image(path, inputs, outputs, 1 + self.scored)
         self.input_size = input_size(path, height, width, self.info, size)
         self.precision = computed(self.info, self.info.precision if self.info else "unknown")
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, images: Array) -> Array:
         """See :class:`sonodistill.inference.runtimes.base.Runtime`."""
+        return self.both(images)[0]
+
+    def both(self, images: Array) -> tuple[Array, Array]:
+        """See :class:`sonodistill.inference.runtimes.base.Runtime`."""
         require_images(images, self)
-        return self._session.run(None, {self._input: images})[0]
+        found = self._session.run(None, {self._input: images})
+        return found[0], found[1] if self.scored else unscored(len(images))
 
 
 def open_model(

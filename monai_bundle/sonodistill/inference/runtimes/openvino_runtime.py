@@ -9,8 +9,15 @@ from typing import Any
 
 from sonodistill.errors import WeightsError
 from sonodistill.inference.exported import KEY
-from sonodistill.inference.runtimes.base import Array, filled, require_images
-from sonodistill.inference.runtimes.checks import computed, input_size, read_info, require_cpu, require_one_gray_image
+from sonodistill.inference.runtimes.base import Array, filled, require_images, unscored
+from sonodistill.inference.runtimes.checks import (
+    computed,
+    input_size,
+    is_scored,
+    read_info,
+    require_cpu,
+    require_one_gray_image,
+)
 from sonodistill.inference.runtimes.openvino_core import core, openvino
 from sonodistill.transforms.geometry import Size
 
@@ -35,7 +42,8 @@ class OpenVino:
             ("float32" if one.get_element_type() == openvino.Type.f32 else str(one.get_element_type()), _sides(one))
             for one in self._model.inputs
         ]
-        self.batch, height, width = require_one_gray_image(path, inputs, len(self._model.outputs))
+        self.scored = is_scored(self.info)
+        self.batch, height, width = require_one_gray_image(path, inputs, len(self._model.outputs), 1 + self.scored)
         self.input_size = input_size(path, height, width, self.info, size)
         # Not pinned to cores: several processes would be pinned to the same ones.
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
@@ -51,13 +59,17 @@ class OpenVino:
 
     def __call__(self, images: Array) -> Array:
         """See :class:`sonodistill.inference.runtimes.base.Runtime`."""
+        return self.both(images)[0]
+
+    def both(self, images: Array) -> tuple[Array, Array]:
+        """See :class:`sonodistill.inference.runtimes.base.Runtime`."""
         require_images(images, self)
         count = len(images)
         images = filled(images, self._asked)
         with self._lock:
             request = self._request(len(images))
-            output: Array = request.infer({0: images}, share_inputs=True)[0]
-        return output[:count]
+            found = request.infer({0: images}, share_inputs=True)
+        return found[0][:count], found[1][:count] if self.scored else unscored(count)
 
     def _request(self, batch: int) -> openvino.InferRequest:
         if batch not in self._compiled:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sonodistill.errors import BundleConfigError, WeightsError
 from sonodistill.inference.exported import FILE, ExportInfo
-from sonodistill.inference.runtimes.base import Array, filled, require_images
-from sonodistill.inference.runtimes.checks import computed, input_size, read_info, require_one_gray_image
+from sonodistill.inference.runtimes.base import Array, filled, require_images, unscored
+from sonodistill.inference.runtimes.checks import computed, input_size, is_scored, read_info, require_one_gray_image
+from sonodistill.inference.scored import Scored, load_score
 from sonodistill.networks.checkpoint import load_network
 from sonodistill.networks.precision import use_bf16
 from sonodistill.transforms.geometry import Size
@@ -28,7 +29,7 @@ class TorchRuntime:
     def __init__(
         self,
         name: str,
-        module: Callable[[Tensor], Tensor],
+        module: Callable[[Tensor], Any],
         info: ExportInfo | None,
         size: Size,
         batch: int | None,
@@ -37,6 +38,7 @@ class TorchRuntime:
         asked: int,
     ) -> None:
         self.name, self.info, self.input_size, self.batch = name, info, size, batch
+        self.scored = is_scored(info)
         self._device, self._bf16 = device, use_bf16(precision, device)
         self.precision = computed(info, "bf16" if self._bf16 else info.precision if info else "fp32")
         # A compiled graph is for one number of images: fewer are filled up rather than compiled for.
@@ -45,14 +47,21 @@ class TorchRuntime:
 
     def __call__(self, images: Array) -> Array:
         """See :class:`sonodistill.inference.runtimes.base.Runtime`."""
+        return self.both(images)[0]
+
+    def both(self, images: Array) -> tuple[Array, Array]:
+        """See :class:`sonodistill.inference.runtimes.base.Runtime`."""
         require_images(images, self)
         count = len(images)
         batch = torch.from_numpy(filled(images, self._asked)).to(self._device)
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            output = self._module(batch)
-        if not isinstance(output, Tensor):
-            raise WeightsError(f"its output is a {type(output).__name__}, not one array", remedy="export it anew")
-        return output[:count].float().cpu().numpy()
+            found = self._module(batch)
+        parts = tuple(found) if self.scored and isinstance(found, (tuple, list)) else (found,)
+        if len(parts) != 1 + self.scored or not all(isinstance(part, Tensor) for part in parts):
+            wanted = "two arrays" if self.scored else "one array"
+            raise WeightsError(f"its output is a {type(found).__name__}, not {wanted}", remedy="export it anew")
+        output, *scores = (part[:count].float().cpu().numpy() for part in parts)
+        return output, scores[0] if scores else unscored(count)
 
 
 def open_model(
@@ -75,13 +84,15 @@ def open_model(
     return opened
 
 
-Loaded = tuple[Callable[[Tensor], Tensor], ExportInfo | None, tuple[Side, Side, Side]]
+Loaded = tuple[Callable[[Tensor], Any], ExportInfo | None, tuple[Side, Side, Side]]
 
 
 def _checkpoint(path: Path, device: torch.device, size: Size | None) -> Loaded:
     module, header = load_network(path)
     size = size or header.input_size or input_size(path, None, None, None, None)
     info = ExportInfo(header, "torch", "fp32", size)
+    score = load_score(path, module, header)
+    module = module if score is None else Scored(module, score).eval()
     return module.to(device, memory_format=torch.channels_last), info, (None, *size)  # type: ignore[call-overload]
 
 
@@ -103,8 +114,9 @@ def _program(path: Path, device: torch.device, _: Size | None) -> Loaded:
     signature = program.graph_signature
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     inputs = [_described(values.get(str(name))) for name in signature.user_inputs]
-    sides = require_one_gray_image(path, inputs, len(signature.user_outputs))
-    return program.module().to(device), read_info(path, text), sides
+    info = read_info(path, text)
+    sides = require_one_gray_image(path, inputs, len(signature.user_outputs), 1 + is_scored(info))
+    return program.module().to(device), info, sides
 
 
 def _described(value: Any) -> tuple[str, Sequence[Side]]:
