@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 
 _EXIT_FAILURES = 2
+_NAMES = {"b": "headline", "B": "headline"}
 
 _Encoder = Annotated[
     list[str],
@@ -50,7 +51,10 @@ def run(
         list[str], typer.Option("--protocol", "-p", help="knn, linear, frozen_encoder_unet or finetune; repeat.")
     ] = ["linear"],  # noqa: B006
     head: Annotated[
-        list[str], typer.Option(help="unet, upernet, light or dpt; by default unet, and light for a plain ViT.")
+        list[str],
+        typer.Option(
+            help="unet, upernet, light or dpt; by default unet, and light for a plain ViT (paper_b: upernet)."
+        ),
     ] = [],  # noqa: B006
     recipe: Annotated[list[str], typer.Option(help="paper (paper A, section 4.3), vit or paper_b.")] = ["paper"],  # noqa: B006
     fraction: Annotated[
@@ -58,16 +62,24 @@ def run(
     ] = [],  # noqa: B006
     shots: Annotated[list[int], typer.Option(help="Number of labelled training frames; repeat.")] = [],  # noqa: B006
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each combination; every run draws its own labels.")] = 5,
-    epochs: Annotated[Optional[int], typer.Option(help="In the place of the recipe's 50.")] = None,  # noqa: UP045
+    epochs: Annotated[Optional[int], typer.Option(help="In the place of the recipe's.")] = None,  # noqa: UP045
+    epoch_steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=0, help="Steps of an epoch in the place of paper_b's 450 or 500; 0: one pass over the frames."
+        ),
+    ] = None,
     batch_size: Annotated[Optional[int], typer.Option(help="In the place of the recipe's.")] = None,  # noqa: UP045
     learning_rate: Annotated[Optional[float], typer.Option(help="In the place of the recipe's 1e-4.")] = None,  # noqa: UP045
     input_size: Annotated[Optional[int], typer.Option(help="In the place of the recipe's 256 or 224.")] = None,  # noqa: UP045
-    augment: Annotated[Optional[str], typer.Option(help="none, flip or affine.")] = None,  # noqa: UP045
+    augment: Annotated[Optional[str], typer.Option(help="none, flip, affine or paper_b.")] = None,  # noqa: UP045
     split: _Split = "auto",
     split_seed: Annotated[int, typer.Option(help="Of --split seed.")] = 0,
     papers: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="What these tables need instead: 2,3,4,6,7,8,headline or all; tasks and so on are ignored."),
+        typer.Option(
+            help="What these tables need instead: 2,3,4,6,7,8, b (paper B's) or all; tasks and so on are ignored."
+        ),
     ] = None,
     memory: Annotated[float, typer.Option(min=0, help="GB for the features of a frozen encoder.")] = 8.0,
     device: _Device = "auto",
@@ -106,6 +118,7 @@ def run(
         wanted = _of_papers(papers, encoders, list(folders))
     changes = {
         "epochs": epochs,
+        "epoch_steps": epoch_steps,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "input_size": input_size,
@@ -129,7 +142,7 @@ def run(
 def tables(
     out: Annotated[Path, typer.Argument(exists=True, help="Folder of the results.")],
     papers: Annotated[bool, typer.Option(help="The papers' tables, ours beside the published values.")] = False,
-    table: Annotated[list[str], typer.Option(help="Of the papers': 2 to 8, headline; repeat.")] = [],  # noqa: B006
+    table: Annotated[list[str], typer.Option(help="Of the papers': 2 to 8, b (paper B's); repeat.")] = [],  # noqa: B006
     baseline: Annotated[Optional[str], typer.Option(help="Encoder that the others are tested against.")] = None,  # noqa: UP045
     to: Annotated[Optional[Path], typer.Option(help="A file: .md, .csv or .html.")] = None,  # noqa: UP045
 ) -> None:
@@ -269,7 +282,7 @@ def _of_papers(tables: str, encoders: dict[str, EncoderSpec], sources: Sequence[
 def _tables(text: str, known: Sequence[str]) -> list[str]:
     from sonodistill.errors import BundleConfigError
 
-    asked = list(known) if text == "all" else [word.strip() for word in text.split(",")]
+    asked = list(known) if text == "all" else [_NAMES.get(word.strip(), word.strip()) for word in text.split(",")]
     for word in asked:
         if word not in known:
             raise BundleConfigError(

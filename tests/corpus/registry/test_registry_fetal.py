@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 import sonodistill.frames as frames
+from sonodistill.errors import DatasetError
 from sonodistill_training.corpus.registry.fetal import (
     FASS,
     FAST_U_NET,
@@ -112,12 +114,60 @@ def test_miniature_psfhs(folder, conforms):
 def test_miniature_fass(folder, conforms):
     """Layout: loaders of data.mendeley.com/datasets/4gcpm9dsc3 (IMAGES/P1_IMG1.png, ARRAY_FORMAT/P1_IMG1.npy)."""
     top = "Fetal Abdominal Structures Segmentation Dataset Using Ultrasonic Images"
+    drawn = {name: np.zeros((40, 48), np.uint8) for name in ("artery", "liver", "stomach", "vein")}
+    for number, (name, mask) in enumerate(drawn.items()):
+        mask[8 * number : 8 * number + (10 if name == "liver" else 5), 4:20] = 1
     for name in ("P1_IMG1", "P1_IMG12", "P12_IMG1"):
         folder.image(f"{top}/IMAGES/{name}.png", colour=True)
-        folder.text(f"{top}/ARRAY_FORMAT/{name}.npy", "a pickle, which must never be opened")
+        pickled(folder.root / top / f"ARRAY_FORMAT/{name}.npy", {"image": drawn["liver"], "structures": drawn})
     items = conforms(FASS, folder.root)
     assert sorted(item.group for item in items) == ["P1", "P1", "P12"]
-    assert all(item.mask is None for item in items)
+    codes = items[0].mask.load((40, 48))
+    assert FASS.structures == ("aorta", "liver", "stomach", "umbilical vein")
+    assert np.unique(codes[0:5, 4:20]).tolist() == [1]
+    assert np.unique(codes[16:18, 4:20]).tolist() == [3]  # of two that overlap, the higher code
+    assert np.unique(codes[24:29, 4:20]).tolist() == [4]
+    assert not codes[:, 20:].any()
+
+
+def pickled(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.array(content, dtype=object), allow_pickle=True)
+
+
+class _Runs:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def test_a_pickle_that_would_run_something_is_refused_and_does_not_run(folder):
+    folder.image("IMAGES/P1_IMG1.png")
+    mark = folder.root / "ran"
+    pickled(folder.root / "ARRAY_FORMAT/P1_IMG1.npy", {"structures": {"liver": _Runs(mark)}})
+    (item,) = FASS.items(folder.root)
+    with pytest.raises(DatasetError, match="may run code and is not read"):
+        item.mask.load((40, 48))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"structures": {"spleen": np.zeros((40, 48))}}, "called spleen"),
+        ({"structures": {"liver": np.zeros((4, 4))}}, "its liver is"),
+        ({"image": np.zeros((40, 48))}, "holds no structures"),
+    ],
+)
+def test_an_unexpected_pickle_is_refused_by_name(folder, content, message):
+    folder.image("IMAGES/P1_IMG1.png")
+    pickled(folder.root / "ARRAY_FORMAT/P1_IMG1.npy", content)
+    (item,) = FASS.items(folder.root)
+    with pytest.raises(DatasetError, match=message) as caught:
+        item.mask.load((40, 48))
+    assert caught.value.path.name == "P1_IMG1.npy"
 
 
 def test_miniature_fast_u_net(folder, conforms):

@@ -19,7 +19,8 @@ SPLITS = ("train", "validation", "test")
 class LabelledFrame:
     """A row of the index. ``mask`` is None where there is no annotation; an annotated frame without lesion has an
     empty mask image. ``group`` (patient, case, video) is never divided between splits. ``given`` says whether the
-    index itself names the split of every row; ``mm_per_pixel`` is None where the index has none."""
+    index itself names the split of every row; ``mm_per_pixel`` is None where the index has none. ``structures`` are
+    (value, name) pairs of a mask that tells several apart, empty for one of two values."""
 
     image: Path
     mask: Path | None
@@ -28,17 +29,19 @@ class LabelledFrame:
     split: str
     given: bool = False
     mm_per_pixel: float | None = None
+    structures: tuple[tuple[int, str], ...] = ()
 
 
 def read_labelled(
     folder: str | Path, *, fractions: Sequence[float] = (0.7, 0.2, 0.1), seed: int = 0
 ) -> list[LabelledFrame]:
-    """Read ``index.csv`` (columns file, mask, label, group, split, mm_per_pixel; only the first is needed).
+    """Read ``index.csv`` (columns file, mask, label, group, split, mm_per_pixel, structures; only the first is needed).
 
     Paths are relative to the folder, or to its parent where they begin with the folder's own name. When the index
     gives every row a split, that is used; otherwise whole groups are dealt by ``fractions`` (train, validation,
     test; the papers' 70/20/10), deterministically: adding frames never moves a group. Without a group, frames of one
-    source (the column that ``sonodistill frames export`` writes) stay together, and others stand alone.
+    source (the column that ``sonodistill frames export`` writes) stay together, and others stand alone. ``structures``
+    is what the values of a mask mean ("1=symphysis;2=head"); without it every value above 0 is the one foreground.
 
     Raises:
         DatasetError: no index, a missing column, or a file that the index names and that is not there.
@@ -60,7 +63,8 @@ def read_labelled(
         split = row["split"] if given else _deal(group, fractions, seed)
         mask = _locate(folder, row["mask"]) if row.get("mask") else None
         mm = _pixel_size(row.get("mm_per_pixel"), row["file"], index)
-        found.append(LabelledFrame(_locate(folder, row["file"]), mask, row.get("label") or "", group, split, given, mm))
+        image, label, parts = _locate(folder, row["file"]), row.get("label") or "", _parts(row.get("structures"), index)
+        found.append(LabelledFrame(image, mask, label, group, split, given, mm, parts))
     return found
 
 
@@ -102,6 +106,20 @@ def _deal(group: str, fractions: Sequence[float], seed: int) -> str:
     if draw < fractions[0]:
         return SPLITS[0]
     return SPLITS[1] if draw < fractions[0] + fractions[1] else SPLITS[2]
+
+
+def _parts(text: str | None, index: Path) -> tuple[tuple[int, str], ...]:
+    """ "1=symphysis;2=head" as pairs; nothing for an empty text."""
+    pairs = [part.partition("=") for part in (text or "").split(";") if part.strip()]
+    parts = tuple((int(value) if value.strip().isdecimal() else 0, name.strip()) for value, _, name in pairs)
+    values, names = {value for value, _ in parts}, {name for _, name in parts}
+    if any(not 0 < value < 256 or not name for value, name in parts) or not len(values) == len(names) == len(parts):
+        raise DatasetError(
+            f"says structures {text!r}",
+            path=index,
+            remedy="write each value (1 to 255) and name once: 1=symphysis;2=head",
+        )
+    return parts
 
 
 def _pixel_size(text: str | None, name: str, index: Path) -> float | None:

@@ -16,7 +16,7 @@ import timm
 import torch
 from torch import nn
 
-from sonodistill.errors import WeightsError
+from sonodistill.errors import BundleConfigError, WeightsError
 from sonodistill.networks.encoder import require_same_architecture
 from sonodistill.networks.hub import create_pretrained, require_timm_name
 from sonodistill.weights import (
@@ -75,6 +75,20 @@ class TimmBackbone(Backbone):
         return self.model.forward_intermediates(
             x[:, : self.channels], indices=list(self.blocks), norm=True, output_fmt="NCHW", intermediates_only=True
         )
+
+    def class_tokens(self, x: torch.Tensor, last: int) -> torch.Tensor:
+        if getattr(self.model, "cls_token", None) is None:
+            raise BundleConfigError("the network has no class token", remedy="take the linear probe of another recipe")
+        blocks = self.model.forward_intermediates(
+            x[:, : self.channels],
+            indices=last,
+            norm=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+            return_prefix_tokens=True,
+        )
+        patches, _ = blocks[-1]
+        return torch.stack([*(prefix[:, 0] for _, prefix in reversed(blocks)), patches.mean(dim=1)], dim=1)
 
 
 def timm_backbone(

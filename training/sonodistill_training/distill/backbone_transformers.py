@@ -57,6 +57,13 @@ class TransformersBackbone(Backbone):
         tokens = [output.last_hidden_state if i == last else self.norm(hidden[i + 1]) for i in self.blocks]
         return [t[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, (height, width)).contiguous() for t in tokens]
 
+    def class_tokens(self, x: torch.Tensor, last: int) -> torch.Tensor:
+        output = self.model(pixel_values=x, output_hidden_states=True)
+        earlier = [self.norm(hidden[:, 0]) for hidden in output.hidden_states[-last:-1]]
+        final = output.last_hidden_state
+        patches = final[:, self.prefix_tokens :].mean(dim=1)
+        return torch.stack([final[:, 0], *reversed(earlier), patches], dim=1)
+
 
 def transformers_backbone(
     spec: str | Path, *, blocks: int, input_size: int, random: bool = False, drop_path_rate: float = 0.0

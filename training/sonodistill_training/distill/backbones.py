@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 from sonodistill.errors import BundleConfigError
 
@@ -53,6 +53,15 @@ class Backbone(nn.Module):
 
         Raises:
             BundleConfigError: there are no such blocks.
+        """
+        raise NotImplementedError
+
+    def class_tokens(self, x: Tensor, last: int) -> Tensor:
+        """(B, 3, H, W), normalised, to (B, last + 1, d): class tokens of the last blocks, the last block's first, and
+        the mean patch token of the last, all after the final norm.
+
+        Raises:
+            BundleConfigError: a network without class tokens.
         """
         raise NotImplementedError
 

@@ -92,7 +92,9 @@ class LabelledSet:
         size = (self.input_size, self.input_size)
         if not self.structures:
             return np.stack([mask_to_input(self.truth(row).astype(np.uint8), size).astype(np.uint8) for row in rows])
-        return np.stack([cv2.resize(self.codes(row), size, interpolation=cv2.INTER_NEAREST_EXACT)[None] for row in rows])
+        return np.stack(
+            [cv2.resize(self.codes(row), size, interpolation=cv2.INTER_NEAREST_EXACT)[None] for row in rows]
+        )
 
 
 def read_set(name: str, folder: str | Path, input_size: int, cache: str | Path | None = None) -> LabelledSet:
@@ -156,6 +158,7 @@ class _Source:
     split: str
     mask: Any
     mm_per_pixel: float | None
+    structures: tuple[tuple[int, str], ...] = ()  # value in the mask and name, in the order of their codes
 
     def depends_on(self) -> list[Path]:
         """The files whose change makes it another frame."""
@@ -178,20 +181,21 @@ def _of_index(frame: LabelledFrame, folder: Path) -> _Source:
     base = folder if frame.image.is_relative_to(folder) else folder.parent
     file = frame.image.relative_to(base).as_posix()
     split = frame.split if frame.given else ""
-    return _Source(file, frame.image, frame.group, frame.label, split, frame.mask, frame.mm_per_pixel)
+    return _Source(file, frame.image, frame.group, frame.label, split, frame.mask, frame.mm_per_pixel, frame.structures)
 
 
 def _published(name: str, folder: Path) -> Iterator[_Source]:
+    structures = tuple(enumerate(get(name).structures, 1))
     for item in get(name).items(folder):
         frames = getattr(item.mask, "frames", None)
         if item.axis is not None or item.only is not None or (frames is not None and frames != {0}):
             raise _not_a_still(item.file)
-        yield _of_item(item, folder)
+        yield _of_item(item, folder, structures)
 
 
-def _of_item(item: Item, folder: Path) -> _Source:
+def _of_item(item: Item, folder: Path, structures: tuple[tuple[int, str], ...]) -> _Source:
     file = item.file.relative_to(folder).as_posix() if item.file.is_relative_to(folder) else item.file.name
-    return _Source(file, item.file, item.group, item.label, item.split, item.mask, item.mm_per_pixel)
+    return _Source(file, item.file, item.group, item.label, item.split, item.mask, item.mm_per_pixel, structures)
 
 
 def _require_unique(files: Sequence[str], folder: Path) -> None:
@@ -203,6 +207,8 @@ def _require_unique(files: Sequence[str], folder: Path) -> None:
 def _sources_key(name: str, input_size: int, sources: Sequence[_Source]) -> str:
     digest = hashlib.sha256(f"{_VERSION} {name} {input_size}".encode())
     for source in sources:
+        if source.structures:
+            digest.update(json.dumps(source.structures).encode())
         digest.update(
             f"{source.file}\0{source.group}\0{source.label}\0{source.split}\0{source.mm_per_pixel}\n".encode()
         )
@@ -214,6 +220,7 @@ def _sources_key(name: str, input_size: int, sources: Sequence[_Source]) -> str:
 
 def _read(name: str, sources: Sequence[_Source], input_size: int) -> LabelledSet:
     images, shapes, truths, spacing = [], [], [], []
+    structures = _structures(name, sources)
     frames = hashlib.sha256()
     for source in track(sources, description=f"reading {name}", transient=True):
         frame = _first_frame(source.path)
@@ -221,7 +228,7 @@ def _read(name: str, sources: Sequence[_Source], input_size: int) -> LabelledSet
         images.append(np.rint(to_input(frame.image, (input_size, input_size)) * 255).astype(np.uint8))
         shapes.append(frame.image.shape)
         truth = _truth(source, frame)
-        truths.append(None if truth is None else np.packbits(truth))
+        truths.append(None if truth is None else _packed(truth, structures))
         spacing.append(frame.mm_per_pixel or (source.mm_per_pixel or np.nan,) * 2)
     made = LabelledSet(
         name,
@@ -234,8 +241,28 @@ def _read(name: str, sources: Sequence[_Source], input_size: int) -> LabelledSet
         tuple(truths),
         np.array(spacing, np.float64),
         frames.hexdigest(),
+        structures,
     )
     return _hashed(made)
+
+
+def _structures(name: str, sources: Sequence[_Source]) -> tuple[str, ...]:
+    found = {source.structures for source in sources if source.mask is not None}
+    if len(found) > 1:
+        raise DatasetError(
+            f"{name} has frames with different structures: {' and '.join(sorted(map(str, found))[:2])}",
+            remedy=f"give every row with a mask the same text in the column structures of {INDEX}",
+        )
+    return tuple(called for _, called in next(iter(found), ()))
+
+
+def _digits(structures: Sequence[str]) -> int:
+    """Binary digits of the numbers 0 to that many."""
+    return max(1, len(structures).bit_length())
+
+
+def _packed(codes: NDArray[Any], structures: Sequence[str]) -> NDArray[np.uint8]:
+    return np.packbits([codes >> digit & 1 for digit in range(_digits(structures))])
 
 
 def _first_frame(path: Path) -> Frame:
@@ -256,11 +283,13 @@ def _not_a_still(path: Path) -> DatasetError:
     )
 
 
-def _truth(source: _Source, frame: Frame) -> NDArray[np.bool_] | None:
+def _truth(source: _Source, frame: Frame) -> NDArray[np.uint8] | None:
+    """(H, W) codes: 0 and 1, or 0 and the numbers of the structures."""
     if source.mask is None:
         return None
     if not isinstance(source.mask, Path):
-        return source.mask.load(frame.image.shape) > 0
+        codes = source.mask.load(frame.image.shape)
+        return codes if source.structures else (codes > 0).astype(np.uint8)
     mask = _gray(source.mask)
     if mask.shape != frame.image.shape:
         raise DatasetError(
@@ -270,14 +299,32 @@ def _truth(source: _Source, frame: Frame) -> NDArray[np.bool_] | None:
             remedy="a mask has its frame's height and width: export it again",
         )
     values = np.unique(mask)
+    if source.structures:
+        return _coded(mask, values, source)
     if len(values) > 2 or (len(values) == 2 and values[0] != 0):
         found = ", ".join(map(str, values[:6].tolist())) + (" ..." if len(values) > 6 else "")
         raise DatasetError(
             f"holds the values {found}: labels outside the map of 0 (background) and one more (lesion)",
             path=source.mask,
-            remedy="write a mask of two values (a JPEG mask has been smoothed: threshold it)",
+            remedy="write a mask of two values (a JPEG mask has been smoothed: threshold it), or name its "
+            f"structures in the column structures of {INDEX}: 1=symphysis;2=head",
         )
-    return mask > 0
+    return (mask > 0).astype(np.uint8)
+
+
+def _coded(mask: NDArray[np.uint8], values: NDArray[np.uint8], source: _Source) -> NDArray[np.uint8]:
+    """The values of a mask image as codes from 1, in the order in which the index names the structures."""
+    known = {value: code for code, (value, _) in enumerate(source.structures, 1)}
+    if strange := sorted(set(values.tolist()) - {0, *known}):
+        raise DatasetError(
+            f"holds the value {strange[0]}, which the column structures does not name",
+            path=source.mask,
+            remedy=f"name it in {INDEX} ({strange[0]}=...), or make it 0, the background",
+        )
+    codes = np.zeros_like(mask)
+    for value, code in known.items():
+        codes[mask == value] = code
+    return codes
 
 
 def _gray(path: Path) -> NDArray[np.uint8]:
@@ -287,7 +334,8 @@ def _gray(path: Path) -> NDArray[np.uint8]:
 
 def _hashed(made: LabelledSet) -> LabelledSet:
     """With the hash of everything in the place of that of the frames."""
-    words = [made.sha256, made.name, made.files, made.groups, made.labels, made.given]
+    words: list[Any] = [made.sha256, made.name, made.files, made.groups, made.labels, made.given]
+    words += [made.structures] if made.structures else []
     digest = hashlib.sha256(json.dumps(words).encode())
     for part in (made.shapes, made.mm_per_pixel):
         digest.update(np.ascontiguousarray(part).tobytes())
@@ -297,7 +345,7 @@ def _hashed(made: LabelledSet) -> LabelledSet:
 
 
 def _save(path: Path, made: LabelledSet) -> None:
-    text = json.dumps([made.name, made.files, made.groups, made.labels, made.given, made.sha256])
+    text = json.dumps([made.name, made.files, made.groups, made.labels, made.given, made.structures, made.sha256])
     offsets = np.cumsum([0, *(0 if bits is None else len(bits) for bits in made.truths)])
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(
@@ -321,7 +369,8 @@ def _stored_words(path: Path) -> list[Any]:
 
 
 def _load(path: Path) -> LabelledSet:
-    name, files, groups, labels, given, sha256 = _stored_words(path)
+    name, files, groups, labels, given, *more, sha256 = _stored_words(path)
+    structures = tuple(more[0]) if more else ()  # not in what the first release kept
     with np.load(path, allow_pickle=False) as stored:
         bits, offsets = stored["bits"], stored["offsets"]
         truths = tuple(
@@ -329,4 +378,4 @@ def _load(path: Path) -> LabelledSet:
             for start, stop, annotated in zip(offsets[:-1], offsets[1:], stored["annotated"], strict=True)
         )
         parts = (stored["images"], stored["shapes"], truths, stored["mm_per_pixel"])
-        return LabelledSet(name, tuple(files), tuple(groups), tuple(labels), tuple(given), *parts, sha256)
+        return LabelledSet(name, tuple(files), tuple(groups), tuple(labels), tuple(given), *parts, sha256, structures)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ class Settings:
             run draws another part.
         split, split_seed: as for :func:`divide`.
         precision: "bf16" or "fp32", what the device computes in.
-        changes: settings of the recipes to change ("epochs", "batch_size", "learning_rate", "input_size", "augment").
+        changes: settings of the recipes to change ("epochs", "epoch_steps", "batch_size", "learning_rate",
+            "input_size", "augment").
     """
 
     seeds: int = 5
@@ -150,9 +151,11 @@ def plan(
         if spec.name not in kinds:
             kinds[spec.name] = _kind(spec)
         kind, multiple = kinds[spec.name]
-        made = recipe(request.recipe, request.task, **settings.changes)
+        made = recipe(request.recipe, request.task, request.shots, **settings.changes)
         size = max(1, made.input_size // multiple) * multiple
-        made = recipe(request.recipe, request.task, **{**settings.changes, "input_size": size})
+        # Only a transformer's blocks have the order that paper B's layer decay goes by.
+        decay = {"layer_decay": 1.0} if request.recipe == "paper_b" and kind == HIERARCHICAL else {}
+        made = replace(made, input_size=size, **decay)
         if (request.data, size) not in sets:
             sets[request.data, size] = read_set(request.data, folders[request.data], size, cache)
         data = sets[request.data, size]
@@ -167,7 +170,7 @@ def plan(
                 data=request.data,
                 data_sha256=division.sha256,
                 protocol=request.protocol,
-                head=request.head or _usual_head(request.task, request.protocol, kind),
+                head=request.head or _usual_head(request.task, request.protocol, kind, request.recipe),
                 recipe=made,
                 precision=settings.precision,
                 fraction=1.0 if request.shots else request.fraction,
@@ -217,10 +220,12 @@ def _kind(spec: EncoderSpec) -> tuple[str, int]:
     return family(encoder), input_multiple(encoder)
 
 
-def _usual_head(task: str, protocol: str, kind: str) -> str:
+def _usual_head(task: str, protocol: str, kind: str, recipe_name: str) -> str:
     if protocol in ("knn", "linear") or task == "classification":
         return "knn" if protocol == "knn" else "linear"
-    return "unet" if kind == HIERARCHICAL else "light"
+    if kind == HIERARCHICAL:
+        return "unet"
+    return "upernet" if recipe_name == "paper_b" else "light"
 
 
 def _heads(heads: Sequence[str], task: str, protocol: str) -> Sequence[str | None]:

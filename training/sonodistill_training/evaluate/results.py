@@ -22,7 +22,7 @@ from sonodistill_training.evaluate.learning.recipes import Recipe
 
 Task = Literal["segmentation", "classification"]
 PROTOCOLS = ("linear", "frozen_encoder_unet", "finetune", "knn")
-SCHEMA_VERSION = 1  # another one where the same cell would give another result, or a field comes or goes
+SCHEMA_VERSION = 2  # another one where the same cell would give another result, or a field comes or goes
 logger = logging.getLogger(__name__)
 
 _CELLS, _CELL, _IMAGES, _MASKS = "cells", "cell.json", "images.parquet", "masks.npz"

@@ -35,6 +35,7 @@ from sonodistill_training.evaluate.learning.frozen import FrozenEncoder
 from sonodistill_training.evaluate.learning.protocols import Outcome, Trial, run_protocol
 from sonodistill_training.evaluate.metrics.classification import class_numbers, summarise_classification
 from sonodistill_training.evaluate.metrics.segmentation import summarise_segmentation
+from sonodistill_training.evaluate.metrics.structures import summarise_structures
 from sonodistill_training.evaluate.plan import Planned
 from sonodistill_training.evaluate.results import Cell, Result, Store
 from sonodistill_training.evaluate.scoring import classification_columns, segmentation_columns
@@ -142,7 +143,7 @@ def _compute(
     masks = None
     if cell.task == "segmentation":
         columns, masks = segmentation_columns(data, trial.test, outcome.logits)
-        summary: dict[str, Any] = summarise_segmentation(columns)
+        summary: dict[str, Any] = summarise_segmentation(columns) | summarise_structures(columns)
     else:
         probabilities = torch.cat(outcome.logits).double().softmax(dim=1).numpy()
         columns = classification_columns(data, trial.test, probabilities, trial.classes)
@@ -184,6 +185,7 @@ def _about(trial: Trial, outcome: Outcome, item: Planned) -> dict[str, Any]:
         "data": trial.data.sha256,
         "head_parameters": outcome.head_parameters,
         "learning_rate_chosen": outcome.rate,
+        "probe_chosen": outcome.probe,
         "encoder_status": row.status if row else "",
         "device": trial.device.type,
         "bf16": trial.bf16,

@@ -14,6 +14,7 @@ from sonodistill.transforms.geometry import from_output
 from sonodistill_training.evaluate.data import LabelledSet
 from sonodistill_training.evaluate.learning.loop import require_finite_logits
 from sonodistill_training.evaluate.metrics.segmentation import score
+from sonodistill_training.evaluate.metrics.structures import BACKGROUND, OF_STRUCTURES
 
 Columns = dict[str, list[Any]]
 
@@ -27,11 +28,13 @@ def segmentation_columns(
     metrics are taken there.
 
     Args:
-        logits: (B, 1, S, S) float32 for successive batches of the rows.
+        logits: (B, 1, S, S) float32 for successive batches of the rows; of a set with structures (B, K, S, S), of
+            which the most probable on the frame's grid is taken.
 
     Returns:
         image, group, label, lesion, dice, iou, hd95_px, hd95_mm (None where undefined or uncalibrated),
-        predicted_pixels, truth_pixels, pixels; and the masks, (H, W) bool.
+        predicted_pixels, truth_pixels, pixels; and the masks, (H, W) bool. Of structures these are all of them as one,
+        and :func:`structure_columns` are there as well.
 
     Raises:
         TrainingFailedError: a prediction is not a number.
@@ -43,8 +46,14 @@ def segmentation_columns(
         for logit in batch:
             row = next(remaining)
             require_finite_logits(logit, data.files[row])
-            probability = torch.sigmoid(logit).numpy()
-            mask = from_output(probability, tuple(data.shapes[row].tolist()))[0] > 0.5
+            grid = tuple(data.shapes[row].tolist())
+            if data.structures:
+                codes = from_output(torch.softmax(logit, dim=0).numpy(), grid).argmax(axis=0).astype(np.uint8)
+                mask = codes > 0
+                for name, value in structure_columns(codes, data.codes(row), data.structures).items():
+                    columns.setdefault(name, []).append(value)
+            else:
+                mask = from_output(torch.sigmoid(logit).numpy(), grid)[0] > 0.5
             scored = score(mask, data.truth(row), data.spacing(row))
             masks.append(mask)
             _append_frame(columns, data, row)
@@ -52,6 +61,22 @@ def segmentation_columns(
             for name in ("dice", "iou", "hd95_px", "hd95_mm", "predicted_pixels", "truth_pixels", "pixels"):
                 columns.setdefault(name, []).append(getattr(scored, name))
     return columns, masks
+
+
+def structure_columns(
+    predicted: NDArray[np.uint8], truth: NDArray[np.uint8], structures: Sequence[str]
+) -> dict[str, int]:
+    """``both:<name>``, ``predicted:<name>`` and ``truth:<name>`` of the background and each structure: pixels.
+
+    Args:
+        predicted, truth: (H, W) codes.
+    """
+    found = {}
+    for code, name in enumerate((BACKGROUND, *structures)):
+        ours, theirs = predicted == code, truth == code
+        for which, mask in zip(OF_STRUCTURES, (ours & theirs, ours, theirs), strict=True):
+            found[f"{which}:{name}"] = int(np.count_nonzero(mask))
+    return found
 
 
 def classification_columns(

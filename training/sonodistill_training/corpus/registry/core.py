@@ -176,6 +176,7 @@ class DataSet:
         table1: its name in Table 1 of the distillation paper, or "".
         evaluation: only for evaluation, never for a corpus.
         notes: errors in the table or the data, and what else a user should know.
+        structures: what the codes 1, 2 ... of its masks are, where an evaluation is to tell them apart.
     """
 
     key: str
@@ -195,6 +196,7 @@ class DataSet:
     table1: str = ""
     evaluation: bool = False
     notes: str = ""
+    structures: tuple[str, ...] = ()
 
     def items(self, root: str | Path) -> list[Item]:
         """The data set's items, sorted by path. ``root`` is its top folder or one above it.

@@ -8,6 +8,7 @@ from pathlib import Path
 from sonodistill_training.corpus.registry.core import DataSet, cc_by, unknown_licence
 from sonodistill_training.corpus.registry.labels import ImageMask, VolumeMask
 from sonodistill_training.corpus.registry.parse import read_lines
+from sonodistill_training.corpus.registry.pickled import PickledMask
 from sonodistill_training.corpus.registry.readers import IMAGE, Files, Known, Masks, Table
 
 _OUTLINE = Masks("{dir}/{stem}_Annotation.png", make=partial(ImageMask, fill="ellipse"))
@@ -70,6 +71,7 @@ JNU_IFM = DataSet(
     table1="JNU-IFM",
     notes="Mask codes: 1 pubic symphysis (7 in the files), 2 fetal head (8). The challenge FH-PS-AOP (Zenodo 7851339) "
     "and PSFHS come from the same hospitals and may repeat frames.",
+    structures=("pubic symphysis", "fetal head"),
     adapter=(
         Files(
             r"(?P<video>[^/]+)/image/(?:[^/]*_)?(?P<frame>\d+)\.png",
@@ -108,6 +110,7 @@ PSFHS = DataSet(
     table1="PSFHS",
     notes="Mask codes: 1 pubic symphysis, 2 fetal head. Only the first of the three planes is taken. Comes from "
     "hospitals of JNU-IFM and may repeat its frames.",
+    structures=("pubic symphysis", "fetal head"),
     adapter=(
         Files(
             r"image_mha/[^/]+\.mha",
@@ -118,6 +121,8 @@ PSFHS = DataSet(
         Known(r"[^/]*\.(?:txt|md|pdf|csv|xlsx)"),
     ),
 )
+
+_FASS_WORDS = (("aort", "arter"), ("liver",), ("stomach",), ("vein", "umbil"))
 
 FASS = DataSet(
     key="fass",
@@ -135,10 +140,15 @@ FASS = DataSet(
     grouping="patient: P and the number",
     published={"items": 1588, "groups": 169},
     table1="FASS",
-    notes="Outlines (aorta, umbilical vein, stomach, liver) are pickled Python objects in .npy files. Unpickling a "
-    "download can run any code, so they are not read: items have no mask.",
+    notes="Masks are pickled Python objects in .npy files. Unpickling a download can run any code: they are read with "
+    "nothing allowed but NumPy's arrays. Mask codes: 1 aorta, 2 liver, 3 stomach, 4 umbilical vein.",
+    structures=("aorta", "liver", "stomach", "umbilical vein"),
     adapter=(
-        Files(r"IMAGES/(?P<patient>P\d+)_IMG\d+\.png", group="{patient}"),
+        Files(
+            r"IMAGES/(?P<patient>P\d+)_IMG\d+\.png",
+            group="{patient}",
+            mask=Masks("ARRAY_FORMAT/{stem}.npy", make=partial(PickledMask, words=_FASS_WORDS), required=False),
+        ),
         Known(r"ARRAY_FORMAT/[^/]+\.npy|[^/]*\.(?:txt|md|pdf|ipynb|py)"),
     ),
 )

@@ -24,6 +24,9 @@ from sonodistill_training.evaluate.encoders.usfm import usfm_state
 __all__ = ["EncoderSpec", "Features", "VitFeatures", "default_blocks", "load_encoder", "parse_encoder"]
 
 
+_LAST = 4  # blocks whose class tokens DINOv2's linear evaluation reads
+
+
 class VitFeatures(nn.Module):
     """A ViT, BEiT or DINOv3 to be trained: patch tokens of some of its blocks, each after the final norm, as maps.
 
@@ -60,6 +63,12 @@ class VitFeatures(nn.Module):
         if self.fixed_size is not None and tuple(sides) != (self.fixed_size, self.fixed_size):
             raise ValueError(f"{self.name} was built for {self.fixed_size} pixels a side, not {tuple(sides)}")
         return self.backbone(self.input(x))
+
+    def tokens(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, n + 1, C): class tokens of the last n blocks, at most four, the last block's first, and the mean patch
+        token of the last, all after the final norm.
+        """
+        return self.backbone.class_tokens(self.input(x), min(_LAST, self.backbone.depth))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, H, W) in [0, 1] to the last map (B, num_features, H / patch, W / patch)."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from sonodistill_training.evaluate.learning.augment_paper_b import strong
 from sonodistill_training.evaluate.learning.recipes import Augmentation
 
 Inputs = Tensor | list[Tensor]
@@ -34,10 +35,19 @@ class ImageFeed:
         targets: (N, 1, S, S) uint8 masks, or (N,) class numbers; of any value where a row is never asked for.
         device: where both are kept and the batches are made.
         augment: as for :class:`Recipe`.
+        coded: the masks hold the numbers of structures, of which there are no fractions.
     """
 
-    def __init__(self, images: Tensor, targets: Tensor, device: torch.device, augment: Augmentation = "flip") -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        device: torch.device,
+        augment: Augmentation = "flip",
+        coded: bool = False,
+    ) -> None:
         self.images, self.targets, self.augment = images.to(device), targets.to(device), augment
+        self.coded = coded
 
     def batch(self, rows: NDArray[np.int64], generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """(B, 1, S, S) float32 in [0, 1] and (B, 1, S, S) float32 masks or (B,) int64 classes."""
@@ -50,6 +60,13 @@ class ImageFeed:
             return images, targets
         both = torch.cat([images, targets], dim=1) if dense else images
         both = _flip(both, generator)
+        if self.augment == "paper_b":
+            both = strong(both, generator, masks=dense)
+            return both[:, :1], both[:, 1:] if dense else targets
+        if self.coded:
+            if self.augment == "affine":
+                both = _affine(both, generator, coded=True)
+            return both[:, :1], both[:, 1:]
         if self.augment == "affine":
             both = _affine(both, generator)
         return both[:, :1], (both[:, 1:] >= 0.5).float() if dense else targets
@@ -61,13 +78,19 @@ def _flip(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(-1), x)
 
 
-def _affine(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Rotation up to 15 degrees and zoom of 0.8 to 1.2 about the centre; what comes in from outside is black."""
+def _affine(x: Tensor, generator: torch.Generator, coded: bool = False) -> Tensor:
+    """Rotation up to 15 degrees and zoom of 0.8 to 1.2 about the centre; what comes in from outside is black.
+
+    With ``coded`` the channels after the first are moved by nearest neighbour.
+    """
     angle, zoom = torch.rand(2, len(x), generator=generator) * 2 - 1
     angle, scale = torch.deg2rad(angle * _DEGREES), 1 / (1 + zoom * _ZOOM)
     rows = [scale * angle.cos(), -scale * angle.sin(), 0 * scale, scale * angle.sin(), scale * angle.cos(), 0 * scale]
     grid = functional.affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3).to(x.device), list(x.shape), False)
-    return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    moved = functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if coded:
+        moved[:, 1:] = functional.grid_sample(x[:, 1:], grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return moved
 
 
 class FeatureFeed:

@@ -45,6 +45,7 @@ class FrozenEncoder:
         self._maps: list[Tensor] | None = None
         self._gathered: Tensor | None = None
         self._pooled: Tensor | None = None
+        self._tokens: Tensor | None = None
 
     @property
     def encoder(self) -> nn.Module:
@@ -81,6 +82,17 @@ class FrozenEncoder:
                 batches = self._encoded(lambda images: [self.encoder(images).float().mean(dim=(2, 3))])
             (self._pooled,) = self._keep(batches)
         return self._pooled
+
+    def tokens(self) -> Tensor:
+        """(N, n + 1, C) float32: class tokens of the last n blocks, at most four, and the mean patch token of the last;
+        of an encoder without class tokens (N, 1, C), the mean of the last map.
+        """
+        if self._tokens is None:
+            if not hasattr(self.encoder, "tokens"):
+                return self.pooled()[:, None]
+            batches = self._encoded(lambda images: [self.encoder.tokens(images).float()])  # type: ignore[operator]
+            (self._tokens,) = self._keep(batches)
+        return self._tokens
 
     def _of_maps(self) -> Iterator[tuple[Tensor, ...]]:
         """The kept maps, some frames at a time."""

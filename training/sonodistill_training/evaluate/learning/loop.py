@@ -59,6 +59,7 @@ class Job:
         seed: of the order, the augmentation and dropout.
         bf16: whether to autocast.
         checkpoint: where an unfinished training is kept, to be gone on with.
+        sgd: DINOv2's linear probe: SGD with momentum 0.9 in the place of AdamW, and a schedule by step.
     """
 
     feed: Feed
@@ -71,6 +72,7 @@ class Job:
     seed: int
     bf16: bool
     checkpoint: Path
+    sgd: bool = False
 
 
 @dataclass
@@ -108,7 +110,8 @@ def train(network: nn.Module, job: Job, on_epoch: Callable[[dict[str, float]], N
         TrainingFailedError: a loss or a validation prediction is not finite.
         UnreadableFileError: the checkpoint is of another training.
     """
-    optimizer = torch.optim.AdamW(job.groups, fused=False)
+    optimizer: torch.optim.Optimizer
+    optimizer = torch.optim.SGD(job.groups, momentum=0.9) if job.sgd else torch.optim.AdamW(job.groups, fused=False)
     base = [group["lr"] for group in optimizer.param_groups]
     trained, best_state, start = Trained(), _trainable(network), 0
     if job.checkpoint.is_file():
@@ -119,7 +122,7 @@ def train(network: nn.Module, job: Job, on_epoch: Callable[[dict[str, float]], N
         for group, rate in zip(optimizer.param_groups, base, strict=True):
             group["lr"] = rate * factor
         before = time.perf_counter()
-        loss, wait = one_epoch(network, job, optimizer, epoch)
+        loss, wait = one_epoch(network, job, optimizer, epoch, base if job.sgd else None)
         trained.seconds += time.perf_counter() - before
         trained.wait += wait
         scores, losses = _validate(network, job)
@@ -144,14 +147,21 @@ def train(network: nn.Module, job: Job, on_epoch: Callable[[dict[str, float]], N
     return trained
 
 
-def rate_factor(recipe: Recipe, epoch: int) -> float:
-    """The learning rate of an epoch (from 0) relative to the recipe's."""
+def rate_factor(recipe: Recipe, epoch: float, by_step: bool = False) -> float:
+    """The learning rate of an epoch (from 0; by step with a fraction of the next) relative to the recipe's."""
+    if by_step:
+        ramp = min(recipe.warmup_epochs, recipe.epochs / 2)
+        if epoch < ramp:
+            return epoch / ramp
+        return 0.5 * (1 + math.cos(math.pi * (epoch - ramp) / (recipe.epochs - ramp)))
     warmup = min(recipe.warmup_epochs, recipe.epochs // 10)  # a short training is not to be all warm-up
     if epoch < warmup:
         return (epoch + 1) / warmup
     if recipe.schedule == "restarts":
         return 0.5 * (1 + math.cos(math.pi * (epoch % recipe.restart_epochs) / recipe.restart_epochs))
     done = (epoch - warmup) / max(1, recipe.epochs - warmup)
+    if recipe.schedule == "linear":
+        return 1 - done
     return 0.5 * (1 + math.cos(math.pi * done)) if recipe.schedule == "cosine" else (1 - done) ** _POLY_POWER
 
 
@@ -165,8 +175,17 @@ def predict(network: nn.Module, job_feed: Feed, rows: NDArray[np.int64], bf16: b
         yield logits.float().cpu()
 
 
-def one_epoch(network: nn.Module, job: Job, optimizer: torch.optim.Optimizer, epoch: int) -> tuple[float, float]:
+def one_epoch(
+    network: nn.Module,
+    job: Job,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    rates: Sequence[float] | None = None,
+) -> tuple[float, float]:
     """Train for an epoch (from 0).
+
+    Args:
+        rates: the groups' learning rates, to be multiplied by the schedule at each step; None leaves them as they are.
 
     Returns:
         the mean loss, and the seconds that went into making batches.
@@ -177,10 +196,14 @@ def one_epoch(network: nn.Module, job: Job, optimizer: torch.optim.Optimizer, ep
     seed = job.seed * 100_003 + epoch
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # of dropout and stochastic depth
-    order = job.train[torch.randperm(len(job.train), generator=generator).numpy()]
+    batches = _batches(_order(job, generator), job.recipe.batch_size, least=2)
     network.train()
     losses, wait = [], 0.0
-    for rows in _batches(order, job.recipe.batch_size, least=2):
+    for step, rows in enumerate(batches):
+        if rates is not None:
+            factor = rate_factor(job.recipe, epoch + step / len(batches), by_step=True)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
         before = time.perf_counter()
         inputs, targets = job.feed.batch(rows, generator)
         wait += time.perf_counter() - before
@@ -198,6 +221,13 @@ def one_epoch(network: nn.Module, job: Job, optimizer: torch.optim.Optimizer, ep
             f"the loss of epoch {epoch + 1} is {mean}", remedy="take a lower learning rate, or --precision fp32"
         )
     return mean, wait
+
+
+def _order(job: Job, generator: torch.Generator) -> NDArray[np.int64]:
+    """The rows of an epoch: each once, or as often as its steps need, always a whole pass before the next."""
+    wanted = job.recipe.epoch_steps * job.recipe.batch_size or len(job.train)
+    passes = [torch.randperm(len(job.train), generator=generator).numpy() for _ in range(-(-wanted // len(job.train)))]
+    return job.train[np.concatenate(passes)[:wanted]]
 
 
 def _validate(network: nn.Module, job: Job) -> tuple[list[float], list[float]]:

@@ -20,9 +20,34 @@ _CHUNK = 1 << 18  # values at a time: what an operation leaves is still in the c
 def segmentation_loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
     """Paper A's 0.8 Dice + 0.2 focal (gamma 2, no class weights), the soft Dice over the whole batch as in smp.
 
-    The function takes float logits and masks of 0 and 1 of the same shape.
+    The function takes float logits (B, 1, S, S) and masks of 0 and 1 of the same shape; or (B, K, S, S) of the
+    background and K - 1 structures, and masks (B, 1, S, S) of their numbers: then the Dice is the mean over structures
+    and the background of a softmax, the focal loss that of the true class.
     """
-    return lambda logits, targets: _DiceFocal.apply(logits, targets, recipe.dice_weight, recipe.focal_gamma)
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        if logits.shape[1] > 1:
+            return structures_loss(logits, targets, recipe.dice_weight, recipe.focal_gamma)
+        return _DiceFocal.apply(logits, targets, recipe.dice_weight, recipe.focal_gamma)
+
+    return loss
+
+
+def structures_loss(logits: Tensor, targets: Tensor, dice_weight: float, gamma: float) -> Tensor:
+    """Soft Dice over the batch, mean over the K classes of (B, K, S, S) logits, and focal loss (gamma 0: log loss).
+
+    Args:
+        targets: (B, 1, S, S) numbers of classes.
+    """
+    found = logits.log_softmax(dim=1)
+    numbers = targets.long()
+    right = found.gather(1, numbers)
+    focal = -((1 - right.exp()).clamp(min=0).pow(gamma) * right).mean() if gamma else -right.mean()
+    probabilities = found.exp().transpose(0, 1).flatten(1)
+    truth = torch.zeros_like(found).scatter_(1, numbers, 1).transpose(0, 1).flatten(1)
+    overlap, total = (probabilities * truth).sum(1), (probabilities + truth).sum(1)
+    dice = 1 - (2 * overlap + _SMOOTH) / (total + _SMOOTH)
+    return dice_weight * dice.mean() + (1 - dice_weight) * focal
 
 
 class _DiceFocal(torch.autograd.Function):
@@ -85,6 +110,26 @@ class DiceScore:
         return float(parts.mean())
 
 
+class StructuresScore:
+    """Dice of each class of logits (B, K, S, S), background included, over the pixels of all frames; their mean.
+
+    Paper B's code chooses its epoch so. A class that neither the truth nor a prediction has is left out.
+    """
+
+    def of_batch(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(B, 3, K): pixels in both, found and true."""
+        classes = torch.arange(logits.shape[1], device=logits.device)[None, :, None]
+        found = logits.argmax(dim=1).flatten(1)[:, None] == classes
+        truth = targets.flatten(1)[:, None] == classes
+        return torch.stack([(found & truth).sum(2), found.sum(2), truth.sum(2)], dim=1).double()
+
+    def of_all(self, parts: Tensor) -> float:
+        """The mean over the classes that occur."""
+        both, found, truth = parts.sum(dim=0)
+        there = found + truth > 0
+        return float((2 * both[there] / (found + truth)[there]).mean())
+
+
 class Likelihood:
     """Mean log-likelihood of the true class of logits (B, K).
 
@@ -95,6 +140,18 @@ class Likelihood:
     def of_batch(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(B,): of each frame."""
         return -functional.cross_entropy(logits, targets, reduction="none")
+
+    def of_all(self, parts: Tensor) -> float:
+        """The mean."""
+        return float(parts.mean())
+
+
+class AccuracyScore:
+    """Share of right classes of logits (B, K): what paper B's code chooses a head of its linear probe by."""
+
+    def of_batch(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(B,): of each frame."""
+        return (logits.argmax(dim=1) == targets).double()
 
     def of_all(self, parts: Tensor) -> float:
         """The mean."""

@@ -22,7 +22,15 @@ from sonodistill_training.evaluate.data import LabelledSet
 from sonodistill_training.evaluate.learning.feeds import FeatureFeed, Feed, ImageFeed
 from sonodistill_training.evaluate.learning.frozen import FrozenEncoder
 from sonodistill_training.evaluate.learning.loop import Job, Score, Trained, parameter_groups, predict, train
-from sonodistill_training.evaluate.learning.losses import DiceScore, Likelihood, MacroF1Score, segmentation_loss
+from sonodistill_training.evaluate.learning.losses import (
+    AccuracyScore,
+    DiceScore,
+    Likelihood,
+    MacroF1Score,
+    StructuresScore,
+    segmentation_loss,
+)
+from sonodistill_training.evaluate.learning.token_probe import TokenHeads
 from sonodistill_training.evaluate.results import Cell
 from sonodistill_training.monitor.probe import knn_votes, standardise
 
@@ -69,6 +77,13 @@ class Trial:
     def dense(self) -> bool:
         return self.cell.task == "segmentation"
 
+    @property
+    def outputs(self) -> int:
+        """Channels of the logits: one of a foreground, one for the background and each structure, or the classes."""
+        if self.dense:
+            return len(self.data.structures) + 1 if self.data.structures else 1
+        return len(self.classes)
+
     def targets(self) -> Tensor:
         """(N, 1, S, S) uint8 masks or (N,) int64 classes; of rows that the cell does not use, zeros."""
         used = np.concatenate([self.train, self.validation, self.test])
@@ -87,16 +102,18 @@ class Outcome:
     """What a protocol found.
 
     Attributes:
-        logits: (B, 1, S, S) or (B, K) float32 for successive batches of the test rows; of neighbours, log votes.
+        logits: (B, C, S, S) or (B, K) float32 for successive batches of the test rows; of neighbours, log votes.
         trained: how the training went; None for neighbours.
         rate: the learning rate that validation chose among several, or None.
         head_parameters: of what was trained on the encoder.
+        probe: which features validation chose among several, in words.
     """
 
     logits: list[Tensor]
     trained: Trained | None
     rate: float | None
     head_parameters: int
+    probe: str = ""
 
 
 def run_protocol(trial: Trial, on_epoch: OnEpoch | None = None) -> Outcome:
@@ -115,12 +132,12 @@ def _knn(trial: Trial, _: OnEpoch | None) -> Outcome:
 
 def _linear(trial: Trial, on_epoch: OnEpoch | None) -> Outcome:
     rates = trial.cell.recipe.probe_rates
+    if _is_dinov2(trial):
+        return _dinov2_probe(trial, on_epoch)
     size = trial.data.input_size if trial.dense else 0
     features = trial.frozen.gathered() if trial.dense else trial.frozen.pooled()
-    classes = 1 if trial.dense else len(trial.classes)
-    heads: LinearHeads = _seeded(
-        trial, lambda: (LinearHeads if trial.dense else PooledLinearHeads)(features.shape[1], classes, len(rates))
-    )
+    kind = LinearHeads if trial.dense else PooledLinearHeads
+    heads: LinearHeads = _seeded(trial, lambda: kind(features.shape[1], trial.outputs, len(rates)))
     heads.standardise(*_moments(features, trial.train))
     groups = [group | {"weight_decay": trial.cell.recipe.weight_decay} for group in heads.parameter_groups(rates)]
     feed = FeatureFeed([features], trial.targets(), trial.device)
@@ -133,8 +150,21 @@ def _linear(trial: Trial, on_epoch: OnEpoch | None) -> Outcome:
     return Outcome(logits, trained, rates[trained.head], _count(heads) // len(rates))
 
 
+def _dinov2_probe(trial: Trial, on_epoch: OnEpoch | None) -> Outcome:
+    """DINOv2's linear evaluation: a head for each choice of tokens and each learning rate, all at once."""
+    rates = trial.cell.recipe.probe_rates
+    tokens = trial.frozen.tokens()
+    heads = _seeded(trial, lambda: TokenHeads(tokens.shape[1], tokens.shape[2], trial.outputs, len(rates)))
+    groups = [group | {"weight_decay": trial.cell.recipe.weight_decay} for group in heads.parameter_groups(rates)]
+    feed = FeatureFeed([tokens], trial.targets(), trial.device)
+    with _one_thread():
+        trained, logits = _train(trial, heads, feed, groups, on_epoch, bf16=False)
+    chosen, rate = divmod(trained.head, len(rates))
+    return Outcome(logits, trained, rates[rate], heads.parameters_of(chosen), heads.choices[chosen].title)
+
+
 def _frozen(trial: Trial, on_epoch: OnEpoch | None) -> Outcome:
-    network = _seeded(trial, lambda: build_segmenter(trial.frozen.encoder, trial.cell.head))
+    network = _seeded(trial, lambda: build_segmenter(trial.frozen.encoder, trial.cell.head, trial.outputs))
     feed = FeatureFeed(trial.frozen.maps(), trial.targets(), trial.device)
     groups = parameter_groups(list(network.head.parameters()), None, trial.cell.recipe)
     trained, logits = _train(trial, _OnMaps(network.head, trial.data.input_size), feed, groups, on_epoch)
@@ -146,13 +176,14 @@ def _finetune(trial: Trial, on_epoch: OnEpoch | None) -> Outcome:
     encoder.train()
     network: Any
     if trial.dense:
-        network = _seeded(trial, lambda: build_segmenter(encoder, trial.cell.head))
+        network = _seeded(trial, lambda: build_segmenter(encoder, trial.cell.head, trial.outputs))
     else:
-        network = _seeded(trial, lambda: build_classifier(encoder, len(trial.classes)))
+        network = _seeded(trial, lambda: build_classifier(encoder, trial.outputs))
     if isinstance(encoder, Encoder):
         prepare_student(encoder, trial.device, trial.bf16, levels=len(encoder.channels))
     groups = parameter_groups(list(network.head.parameters()), encoder, trial.cell.recipe)
-    feed = ImageFeed(torch.from_numpy(trial.data.images), trial.targets(), trial.device, trial.cell.recipe.augment)
+    images, coded = torch.from_numpy(trial.data.images), bool(trial.data.structures)
+    feed = ImageFeed(images, trial.targets(), trial.device, trial.cell.recipe.augment, coded)
     trained, logits = _train(trial, OnImages(network), feed, groups, on_epoch)
     return Outcome(logits, trained, None, _count(network.head))
 
@@ -179,6 +210,7 @@ def _train(
         seed=trial.cell.seed,
         bf16=bf16,
         checkpoint=trial.checkpoint,
+        sgd=_is_dinov2(trial),
     )
     trained = train(network, job, on_epoch)
     batches = predict(network, feed, trial.test, bf16, recipe.batch_size)
@@ -209,8 +241,14 @@ def _one_thread() -> Iterator[None]:
 
 def _score(trial: Trial) -> Score:
     if trial.dense:
-        return DiceScore()
+        return StructuresScore() if trial.data.structures else DiceScore()
+    if _is_dinov2(trial):
+        return AccuracyScore()
     return Likelihood() if trial.cell.protocol == "linear" else MacroF1Score()
+
+
+def _is_dinov2(trial: Trial) -> bool:
+    return not trial.dense and trial.cell.protocol == "linear" and trial.cell.recipe.probe == "dinov2"
 
 
 def _seeded(trial: Trial, make: Callable[[], Any]) -> Any:

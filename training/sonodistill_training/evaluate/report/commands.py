@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Sequence
 
 from sonodistill_training.evaluate.encoders.rows import find_row
-from sonodistill_training.evaluate.learning.recipes import RECIPES
+from sonodistill_training.evaluate.learning.recipes import RECIPES, published_recipe
 from sonodistill_training.evaluate.results import PROTOCOLS, Result
 
-_CHANGES = ("epochs", "batch_size", "learning_rate", "input_size", "augment")
+_CHANGES = ("epochs", "epoch_steps", "batch_size", "learning_rate", "input_size", "augment")
 _DECODED = ("frozen_encoder_unet", "finetune")
 Words = tuple[str, ...]
 
@@ -52,7 +52,8 @@ def encoder_text(encoder: str, weights: str) -> str:
 def _settings(result: Result) -> Words:
     """Everything but encoder, protocol and labels, as words of the command."""
     cell = result.cell
-    usual = RECIPES[cell.recipe.name][cell.task] if cell.recipe.name in RECIPES else None
+    known = cell.recipe.name in RECIPES
+    usual = published_recipe(cell.recipe.name, cell.task, cell.shots) if known else None
     words = ["--data", f"{cell.data}=FOLDER", "--task", cell.task, "--recipe", cell.recipe.name]
     if cell.protocol in _DECODED and cell.task == "segmentation":
         words += ["--head", cell.head]

@@ -24,6 +24,7 @@ from sonodistill_training.evaluate.tables.parts import (
     Table,
     describe,
     entry_of,
+    heading,
     labelled,
     metrics_of,
     short_weights,
@@ -111,7 +112,7 @@ def _own(cell: Cell, runs: Sequence[Runs], others: Sequence[Sequence[Runs]]) -> 
         )
         for one in ordered
     )
-    columns = tuple(Column(name, TITLES[name], _DECIMALS.get(name, 3)) for name in metrics)
+    columns = tuple(Column(name, heading(name), _DECIMALS.get(name, 3)) for name in metrics)
     title = f"{data_name(cell.data)} {TASKS[cell.task]}, {PROTOCOLS[cell.protocol]} ({cell.head}), {labelled(cell)}"
     labels = cell.shots or f"{cell.fraction:g}"
     key = f"{cell.data}-{cell.task}-{cell.protocol}-{cell.head}-{labels}-{cell.key[:6]}"

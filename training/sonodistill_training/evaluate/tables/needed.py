@@ -147,4 +147,4 @@ def _headlines() -> Iterator[PaperCell]:
     for row in _OF_B:
         yield PaperCell("", row, "segmentation", "fass", "finetune", "upernet", "paper_b")
     for row in _OF_B:
-        yield PaperCell("", row, "classification", "fetal_planes", "linear", "linear")
+        yield PaperCell("", row, "classification", "fetal_planes", "linear", "linear", "paper_b")

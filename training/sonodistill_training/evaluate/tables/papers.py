@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from sonodistill_training.evaluate.learning.recipes import RECIPES, Recipe
+from sonodistill_training.evaluate.learning.recipes import RECIPES, Recipe, published_recipe
+from sonodistill_training.evaluate.metrics.structures import metrics_of_structures
 from sonodistill_training.evaluate.results import Cell
 from sonodistill_training.evaluate.tables.costs import SIZES, cost_of
 from sonodistill_training.evaluate.tables.errata import codes_of
@@ -19,6 +20,7 @@ from sonodistill_training.evaluate.tables.parts import (
     Table,
     describe,
     entry_of,
+    heading,
     short_weights,
     unlike,
 )
@@ -45,11 +47,12 @@ _CLASSES = {"4": ("accuracy",), "headline": ("macro_f1",)}
 _MISSING = "no result in the store"
 _UNMEASURED = "not measured here"
 _UNLIKE_B = {
-    "segmentation": "Not the same measurement as paper B's: it counts 20,000 or 45,000 iterations where ours counts "
-    "epochs, and judges each structure where ours judges one foreground.",
-    "classification": "Not the same measurement as paper B's: ours reads the mean of the patch tokens, without the "
-    "class token.",
+    "segmentation": "Whether paper B's Dice counts the background as a class is not in its summary; its code computes "
+    "both, over the pixels of all images. The published value stands beside the structures alone, the stricter one.",
+    "classification": "Not quite the measurement of paper B's code, which augments and mixes the frames of a probe; "
+    "ours computes their features once.",
 }
+_NOT_TOLD_APART = "The data set given has masks of one foreground: its structures are not told apart, as paper B's are."
 _FACTORS = {row: f"{augmentation}, {'' if mixup else 'no '}mixup" for row, (augmentation, mixup) in STUDENTS.items()}
 _TABLE_8 = {
     TEACHER: ("natural images", "ViT-B/16"),
@@ -128,8 +131,11 @@ def _setting(found: dict[PaperCell, list[Runs]]) -> _Setting:
     for several in found.values():
         for setting in {_setting_of(one.cell) for one in several}:
             counts[setting] = counts.get(setting, 0) + 1
-    task = next(iter(found)).task
-    return max(counts, key=lambda s: (counts[s], s[1] == RECIPES[s[1].name][task], s[1].epochs, s[0]))
+    first = next(iter(found))
+    return max(
+        counts,
+        key=lambda s: (counts[s], s[1] == published_recipe(s[1].name, first.task, first.shots), s[1].epochs, s[0]),
+    )
 
 
 def _setting_of(cell: Cell) -> _Setting:
@@ -181,6 +187,8 @@ def _columns(cells: Sequence[PaperCell], chosen: _Chosen) -> list[tuple[Column, 
     table, task = cells[0].table, cells[0].task
     if task == "classification":
         return [(Column(name, TITLES[name]), name) for name in _CLASSES.get(table, ("accuracy", "macro_f1"))]
+    if table == "headline":
+        return _columns_of_b(chosen)
     normals = cells[0].data == "busi" or chosen.has_normals
     shown = []
     for metric in _METRICS.get(table, ("dice",)):
@@ -190,6 +198,15 @@ def _columns(cells: Sequence[PaperCell], chosen: _Chosen) -> list[tuple[Column, 
     if normals:
         shown.append((Column("false_positive_rate", TITLES["false_positive_rate"]), ""))
     return shown
+
+
+def _columns_of_b(chosen: _Chosen) -> list[tuple[Column, str]]:
+    told_apart = [runs for runs in chosen.runs.values() if runs.structures]
+    if chosen.runs and not told_apart:
+        return [(Column("dice_empty1", TITLES["dice_empty1"]), "dice")]
+    shown = [(Column("dice_structures", TITLES["dice_structures"]), "dice")]
+    of_each = [name for runs in told_apart[:1] for name in metrics_of_structures(runs.columns)]
+    return shown + [(Column(name, heading(name)), "") for name in of_each if name != "dice_structures"]
 
 
 def _row(cell: PaperCell, columns: Sequence[tuple[Column, str]], runs: Runs | None) -> Row:
@@ -295,9 +312,13 @@ def _notices(chosen: _Chosen) -> list[str]:
     said = []
     if any(cell.row == IMAGENET for cell in chosen.runs):
         said.append(f"{IMAGENET} is not in the paper.")
-    said += [_UNLIKE_B[cell.task] for cell in chosen.runs if cell.table == "headline"]
+    of_b = {cell: runs for cell, runs in chosen.runs.items() if cell.table == "headline"}
+    said += [_UNLIKE_B[cell.task] for cell in of_b]
+    if any(cell.task == "segmentation" and not runs.structures for cell, runs in of_b.items()):
+        said.append(_NOT_TOLD_APART)
     for cell, runs in chosen.runs.items():
-        changed = _unlike(runs.cell, (runs.cell.data_sha256, RECIPES[cell.recipe][cell.task], runs.cell.precision))
+        usual = published_recipe(cell.recipe, cell.task, cell.shots)
+        changed = _unlike(runs.cell, (runs.cell.data_sha256, usual, runs.cell.precision))
         if changed:
             said.append(f"Recipe {cell.recipe} is changed: {changed}.")
     return list(dict.fromkeys(said + chosen.notices))

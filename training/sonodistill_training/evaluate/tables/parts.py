@@ -20,6 +20,15 @@ from sonodistill_training.evaluate.metrics.statistics import (
     mean,
     wilson,
 )
+from sonodistill_training.evaluate.metrics.structures import (
+    counts,
+    image_dice,
+    is_of_structures,
+    metrics_of_structures,
+    statistic,
+    structures_of,
+)
+from sonodistill_training.evaluate.metrics.structures import title as title_of_structure
 from sonodistill_training.evaluate.results import Cell, Result
 from sonodistill_training.evaluate.tables.published import Published
 
@@ -32,6 +41,9 @@ TITLES = {
     "iou_lesions": "IoU, lesions only",
     "false_positive_rate": "False positives on normals",
     "missed": "Lesions missed",
+    "dice_structures": "Dice, mean of structures",
+    "dice_classes": "Dice, with background",
+    "dice_structures_images": "Dice of structures, mean over images",
     "hd95_px": "HD95 (px), where defined",
     "hd95_mm": "HD95 (mm), where defined",
     "accuracy": "Accuracy",
@@ -160,12 +172,24 @@ class Runs:
         return list(zip(self.images, self.groups, *columns, strict=True))
 
     @property
+    def columns(self) -> list[str]:
+        """Names of the per-image results."""
+        return list(self.results[0].images.column_names)
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """The background and the structures that the masks tell apart; none for one foreground."""
+        return structures_of(self.columns)
+
+    @property
     def has_normals(self) -> bool:
         """Whether a test image is without a lesion."""
         return self.cell.task == "segmentation" and not self.column("lesion")[0].astype(bool).all()
 
     def has(self, metric: str) -> bool:
         """Whether any of the runs has a value for it (a distance in mm needs a calibration)."""
+        if is_of_structures(metric):
+            return bool(self.structures)
         return metric not in DISTANCES or not np.isnan(self.column(metric).astype(float)).all()
 
     def metric(self, name: str) -> Interval:
@@ -190,6 +214,8 @@ class Runs:
             return (self.column("truth") == self.column("predicted")).astype(float)
         if name in DISTANCES:
             return self.column(name).astype(float)
+        if name == "dice_structures_images":
+            return np.stack([image_dice(run) for run in self._counts()])
         lesion = self.column("lesion").astype(bool)
         empty = self.column("predicted_pixels") == 0
         return {
@@ -204,10 +230,24 @@ class Runs:
     def _statistic(self, name: str) -> tuple[Statistic, Floats]:
         if self.cell.task == "segmentation" and name in (*OF_IMAGES, *DISTANCES):
             return mean, self.per_image(name)
+        if is_of_structures(name) and self.structures:
+            if name == "dice_structures_images":
+                return mean, self.per_image(name)
+            return statistic(name, self.structures), self._counts()
         if self.cell.task == "classification" and name in CLASSIFICATION:
             truth, probabilities = self.classes()
             return partial(classification.METRICS[name], truth), probabilities
         raise DatasetError(f"{self.cell.task} has no metric {name}", remedy=f"choose one of {', '.join(TITLES)}")
+
+    def _counts(self) -> Floats:
+        """(runs, N, 3, K) pixels of each structure."""
+        columns = {name: self.column(name) for name in self.columns if ":" in name}
+        return np.stack(
+            [
+                counts({name: of[run] for name, of in columns.items()}, self.structures)
+                for run in range(len(self.results))
+            ]
+        )
 
     def classes(self) -> tuple[NDArray[np.int64], Floats]:
         """(N,) class numbers and (runs, N, K) probabilities."""
@@ -265,7 +305,13 @@ def metrics_of(runs: Sequence[Runs]) -> list[str]:
         return list(CLASSIFICATION)
     normals = any(one.has_normals for one in runs)
     shown = [name for name in OF_IMAGES if normals or name not in WITH_NORMALS]
+    shown = metrics_of_structures(runs[0].columns) + shown
     return shown + [name for name in DISTANCES if any(one.has(name) for one in runs)]
+
+
+def heading(metric: str) -> str:
+    """A metric in print."""
+    return TITLES.get(metric) or title_of_structure(metric)
 
 
 def entry_of(runs: Runs, metric: str) -> Entry:
@@ -281,7 +327,8 @@ def describe(runs: Sequence[Runs]) -> str:
     images, groups = len(runs[0].images), len(set(runs[0].groups))
     counts = sorted({len(one.results) for one in runs})
     sizes = " or ".join(str(size) for size in sorted({one.cell.recipe.input_size for one in runs}))
-    trained = f"recipe {recipe.name} ({sizes} px, {recipe.epochs} epochs, batch {recipe.batch_size})"
+    steps = f" of {recipe.epoch_steps} steps" if recipe.epoch_steps else ""
+    trained = f"recipe {recipe.name} ({sizes} px, {recipe.epochs} epochs{steps}, batch {recipe.batch_size})"
     counted = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return (
         f"{trained}, data and split {cell.data_sha256[:8]}, {images} test images of {groups} groups, "
