@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sonodistill.annotate.ids import MAX_FRAMES
+from sonodistill.dicom.qido import JSON, MAX_PAGE_BYTES, AnsweredError, search, value
 from sonodistill.dicom.service.fetch import Place
 from sonodistill.dicom.source import ULTRASOUND_CLASSES, US_IMAGE, is_uid
-from sonodistill.dicom.web import Client, WebError
+from sonodistill.dicom.web import Client
 
-_LOG = logging.getLogger(__name__)
-_JSON = "application/dicom+json"
-_PAGE = 100
-_MAX_PAGE_BYTES = 16 << 20
 _MAX_STUDIES = 20_000
 _MAX_OF_STUDY = 20_000
 # Of a class that has one frame, whatever is not stated.
@@ -57,10 +53,6 @@ class Study:
     skipped: tuple[tuple[str, str], ...]
 
 
-class _AnsweredError(WebError):
-    """The server answers, but not with what it was asked for."""
-
-
 def list_studies(client: Client, query: Mapping[str, str], known: Mapping[str, Study], salt: bytes) -> dict[str, Study]:
     """The studies that ``query`` finds, by Study Instance UID, in the order of these.
 
@@ -73,7 +65,7 @@ def list_studies(client: Client, query: Mapping[str, str], known: Mapping[str, S
     Errors: WebError.
     """
     found = {}
-    for item in _items(client, "/studies", dict(query), _MAX_STUDIES):
+    for item in search(client, "/studies", dict(query), _MAX_STUDIES):
         uid = value(item, "0020000D")
         if not isinstance(uid, str) or not is_uid(uid):
             continue
@@ -85,22 +77,15 @@ def list_studies(client: Client, query: Mapping[str, str], known: Mapping[str, S
         group = _group(item, uid, salt)
         try:
             found[uid] = _study(client, uid, counts if all(counts) else (), group)
-        except _AnsweredError as error:  # of this study alone; it may have been deleted in the meantime
+        except AnsweredError as error:  # of this study alone; it may have been deleted in the meantime
             found[uid] = before or Study((), group, (), ((uid, error.message),))
     return dict(sorted(found.items()))
-
-
-def value(item: Mapping[str, Any], tag: str) -> Any:
-    """The first value of an attribute of the DICOM JSON model, or None."""
-    element = item.get(tag)
-    values = element.get("Value") if isinstance(element, dict) else None
-    return values[0] if isinstance(values, list) and values else None
 
 
 def _study(client: Client, study: str, counts: tuple[int, ...], group: str) -> Study:
     instances: list[Instance] = []
     skipped: list[tuple[str, str]] = []
-    for item in _items(client, f"/studies/{study}/series", {"Modality": "US"}, _MAX_OF_STUDY):
+    for item in search(client, f"/studies/{study}/series", {"Modality": "US"}, _MAX_OF_STUDY):
         series = value(item, "0020000E")
         if value(item, "00080060") not in (None, "US"):
             continue
@@ -109,7 +94,7 @@ def _study(client: Client, study: str, counts: tuple[int, ...], group: str) -> S
             continue
         path = f"/studies/{study}/series/{series}/instances"
         listed = []
-        for each in _items(client, path, {"includefield": "00280008"}, _MAX_OF_STUDY):
+        for each in search(client, path, {"includefield": "00280008"}, _MAX_OF_STUDY):
             sop = value(each, "00080018")
             if not isinstance(sop, str) or not is_uid(sop):
                 skipped.append((f"an instance of {series}", "its SOP Instance UID is malformed"))
@@ -130,10 +115,10 @@ def _frames(client: Client, place: Place, item: Mapping[str, Any]) -> int:
     """Number of Frames from the search, or from the metadata where a cine's was not returned."""
     stated = value(item, "00280008")
     if stated is None and value(item, "00080016") not in _STILLS:
-        with client.get(f"{place.url}/metadata", accept=_JSON) as response:
-            found = response.json(_MAX_PAGE_BYTES) if response.status == 200 else None
+        with client.get(f"{place.url}/metadata", accept=JSON) as response:
+            found = response.json(MAX_PAGE_BYTES) if response.status == 200 else None
         if not isinstance(found, list) or not found or not isinstance(found[0], dict):
-            raise _AnsweredError(f"{client.host} gives no metadata of an instance")
+            raise AnsweredError(f"{client.host} gives no metadata of an instance")
         stated = value(found[0], "00280008")
     return 1 if stated is None else _number(stated)
 
@@ -142,29 +127,6 @@ def _group(item: Mapping[str, Any], study: str, salt: bytes) -> str:
     patient = value(item, "00100020")
     text = f"patient {patient} of {value(item, '00100021')}" if patient else f"study {study}"
     return hmac.new(salt, text.encode(), hashlib.sha256).hexdigest()[:16]
-
-
-def _items(client: Client, path: str, query: dict[str, str], most: int) -> Iterator[dict[str, Any]]:
-    """All matches, page after page; a server that gives the same page again is not asked a third time."""
-    seen: set[str] = set()
-    while len(seen) < most:
-        with client.get(path, accept=_JSON, query={**query, "limit": _PAGE, "offset": len(seen)}) as response:
-            if response.status == 204:
-                return
-            if response.status != 200:
-                raise _AnsweredError(f"{client.host} answered a search with {response.status}")
-            found = response.json(_MAX_PAGE_BYTES)
-            more = "Warning" in response.headers
-        page = [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
-        before = len(seen)
-        for item in page:
-            key = "/".join(str(value(item, tag)) for tag in ("0020000D", "0020000E", "00080018"))
-            if key not in seen:
-                seen.add(key)
-                yield item
-        if len(seen) == before or not (more or len(page) >= _PAGE):
-            return
-    _LOG.warning("%s has more than %d matches; narrow the query", client.host, most)
 
 
 def _number(text: Any) -> int:

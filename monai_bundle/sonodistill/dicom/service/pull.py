@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sonodistill.dicom.errors import NoRoomError, ServiceConfigError
+from sonodistill.dicom.qido import search, value
 from sonodistill.dicom.service.fetch import Place, RefusedInstanceError, fetch
 from sonodistill.dicom.service.intake import Intake
 from sonodistill.dicom.settings import Pull
@@ -21,10 +22,7 @@ from sonodistill.dicom.web import Client, WebError
 from sonodistill.errors import SonoDistillError
 
 _LOG = logging.getLogger(__name__)
-_JSON = "application/dicom+json"
-_PAGE = 100
 _MAX_FOUND = 20_000
-_MAX_PAGE_BYTES = 16 << 20
 _LONGEST_WAIT = 3600.0
 _RELIST = 20
 # A server that hangs costs a time limit an instance: a look ends after so many.
@@ -155,48 +153,22 @@ class _Look:
 
     def _series(self, study: str) -> Iterator[tuple[str, int | None]]:
         for item in self._items(f"/studies/{study}/series", {}):
-            uid, modality, count = _value(item, "0020000E"), _value(item, "00080060"), _value(item, "00201209")
+            uid, modality, count = value(item, "0020000E"), value(item, "00080060"), value(item, "00201209")
             if isinstance(uid, str) and is_uid(uid) and modality in (None, "US"):
                 yield uid, int(count) if str(count).isdecimal() else None
 
     def _instances(self, study: str, series: str) -> Iterator[str]:
         for item in self._items(f"/studies/{study}/series/{series}/instances", {}):
-            uid = _value(item, "00080018")
-            if isinstance(uid, str) and is_uid(uid) and _value(item, "00080016") in ULTRASOUND_CLASSES:
+            uid = value(item, "00080018")
+            if isinstance(uid, str) and is_uid(uid) and value(item, "00080016") in ULTRASOUND_CLASSES:
                 yield uid
 
     def _found(self, path: str, query: dict[str, str | int], tag: str) -> list[str]:
-        uids = [_value(item, tag) for item in self._items(path, query)]
+        uids = [value(item, tag) for item in self._items(path, query)]
         return [uid for uid in uids if isinstance(uid, str) and is_uid(uid)]
 
     def _items(self, path: str, query: dict[str, str | int]) -> Iterator[dict[str, Any]]:
-        """All matches, page after page; a server that gives the same page again is not asked a third time."""
-        seen: set[str] = set()
-        while len(seen) < _MAX_FOUND:
-            if self.stop.is_set():
-                return
-            page, more = self._page(path, {**query, "limit": _PAGE, "offset": len(seen)})
-            fresh = []
-            for item in page:
-                key = "/".join(str(_value(item, tag)) for tag in ("0020000D", "0020000E", "00080018"))
-                if key not in seen:
-                    seen.add(key)
-                    fresh.append(item)
-            yield from fresh
-            if not fresh or not (more or len(page) >= _PAGE):
-                return
-        _LOG.warning("pull from %s: more than %d matches; narrow query or days", self.client.host, _MAX_FOUND)
-
-    def _page(self, path: str, query: dict[str, str | int]) -> tuple[list[dict[str, Any]], bool]:
-        """The matches of one page, and whether the server warns that there are more (PS3.18 8.3.4.4)."""
-        with self.client.get(path, accept=_JSON, query=query) as response:
-            if response.status == 204:
-                return [], False
-            if response.status != 200:
-                raise WebError(f"the search was answered with {response.status}")
-            found = response.json(_MAX_PAGE_BYTES)
-        items = [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
-        return items, "Warning" in response.headers
+        return search(self.client, path, query, _MAX_FOUND, self.stop.is_set)
 
     def _take(self, place: Place) -> None:
         uid = place.sop
@@ -230,9 +202,3 @@ class _Look:
         except Exception as error:  # noqa: BLE001 - one instance does not end the look
             when.postpone(self.settings.poll_seconds)
             _LOG.error("pull from %s: an instance is left for later: %s", self.client.host, type(error).__name__)
-
-
-def _value(item: dict[str, Any], tag: str) -> Any:
-    element = item.get(tag)
-    values = element.get("Value") if isinstance(element, dict) else None
-    return values[0] if isinstance(values, list) and values else None
