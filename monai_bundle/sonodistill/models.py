@@ -29,6 +29,8 @@ DEFAULTS = {
     EMBEDDING: "resnet18-us",
 }
 """What is done -> the model that does it where none is named."""
+RANDOM, IMAGENET = "random", "imagenet"
+"""What may stand in the place of an encoder's weights."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,127}")
@@ -136,11 +138,6 @@ def catalogue(where: str | Path | None = None) -> dict[str, Model]:
     return by_name
 
 
-def is_name(text: str | Path) -> bool:
-    """Whether it is a name of the catalogue, and no path of a file that exists."""
-    return not Path(text).exists() and str(text) in catalogue()
-
-
 def resolve(name_or_path: str | Path, torch: bool | None = None) -> Path:
     """The file of a model.
 
@@ -168,6 +165,29 @@ def resolve(name_or_path: str | Path, torch: bool | None = None) -> Path:
             remedy="copy the folder of models again",
         )
     return model.path
+
+
+def path_of(name_or_path: str | Path, torch: bool | None = None) -> Path:
+    """As :func:`resolve`, but a path that does not exist is returned as it is: whoever opens it says what is wrong.
+
+    Raises:
+        WeightsError: a bare word that is no name, where there are models; or a model whose files are not all there.
+    """
+    text, models = str(name_or_path), catalogue()
+    if text in models or (models and NAME.fullmatch(text) and "." not in text):
+        return resolve(text, torch)
+    return Path(name_or_path)
+
+
+def weights_of(setting: str | Path | None) -> str | Path | None:
+    """What an encoder begins with: None for random weights (None or "random"), "imagenet", or a file.
+
+    Raises:
+        WeightsError: see :func:`path_of`.
+    """
+    if setting in (None, RANDOM):
+        return None
+    return IMAGENET if setting == IMAGENET else path_of(str(setting), torch=True)
 
 
 def default(task: str, torch: bool | None = None) -> Path | None:

@@ -49,7 +49,7 @@ def test_a_name_is_its_file_and_a_path_that_exists_is_itself(home: Path, monkeyp
     monkeypatch.chdir(home)
     Path("breast-lesion").touch()
     assert models.resolve("breast-lesion") == Path("breast-lesion"), "what lies here comes first"
-    assert not models.is_name("breast-lesion")
+    assert models.path_of("breast-lesion") == Path("breast-lesion")
 
 
 def test_an_unknown_name_lists_the_names_and_guesses(home: Path) -> None:
@@ -58,6 +58,16 @@ def test_an_unknown_name_lists_the_names_and_guesses(home: Path) -> None:
         models.resolve("fetal-heat")
     assert "did you mean fetal-head? " in str(caught.value.remedy)
     assert "breast-lesion, fetal-head" in str(caught.value.remedy)
+
+
+def test_a_path_that_is_missing_is_left_to_whoever_opens_it_and_a_bare_word_is_not(home: Path) -> None:
+    assert models.path_of("brest-lesion") == Path("brest-lesion"), "without models there are no names"
+    write(home, entry("breast-lesion"))
+    assert models.path_of("runs/model.onnx") == Path("runs/model.onnx")
+    assert models.path_of("missing.onnx") == Path("missing.onnx")
+    assert models.path_of("breast-lesion") == home / "breast-lesion.safetensors"
+    with pytest.raises(WeightsError, match="no shipped model"):
+        models.path_of("brest-lesion")
 
 
 def test_a_model_whose_files_are_not_all_there_is_refused_and_is_no_default(home: Path) -> None:

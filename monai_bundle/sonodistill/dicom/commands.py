@@ -42,7 +42,8 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(help="DICOM files or folders.")],
     out: Annotated[Path, typer.Option(help="Folder for the results and results.csv.")],
     model: Annotated[
-        Path | None, typer.Option(help="Exported model (.onnx .xml) or checkpoint (.safetensors).")
+        Path | None,
+        typer.Option(help="Exported (.onnx .xml), checkpoint (.safetensors) or a shipped one's name [breast-lesion]."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Configuration of the service: its routes choose the model.")
@@ -59,12 +60,15 @@ def predict(
 
     Example: sonodistill dicom predict study --model model.onnx --out results
     """
+    from sonodistill import models
     from sonodistill.dicom.batch import predict_folder
     from sonodistill.dicom.config import read_settings
     from sonodistill.dicom.quiet import quiet
     from sonodistill.dicom.settings import Outputs, RouteSettings
     from sonodistill.errors import BundleConfigError
 
+    if model is None and config is None:
+        model = models.default(models.SEGMENTATION)
     if (model is None) == (config is None):
         raise BundleConfigError("the model is not clear", remedy="give --model FILE, or --config FILE with routes")
     if config is not None:
@@ -72,6 +76,7 @@ def predict(
     else:
         assert model is not None  # noqa: S101 (one of both is given)
         outputs = Outputs(segmentation.value, report, preview.value)  # type: ignore[arg-type]
+        model = models.path_of(model)
         rules = (RouteSettings(name, model, everything=True, runtime=runtime, threshold=threshold, outputs=outputs),)
     quiet()
     raise typer.Exit(predict_folder(rules, paths, out, threads=threads))

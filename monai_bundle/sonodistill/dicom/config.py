@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import types
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from sonodistill import models
 from sonodistill.dicom.config_checks import is_loopback, problems_of, problems_of_service
 from sonodistill.dicom.errors import ServiceConfigError
 from sonodistill.dicom.settings import (
@@ -64,8 +65,11 @@ def read_settings(path: str | Path, base: str | Path | None = None) -> Settings:
     except (ValueError, RecursionError) as error:
         raise ServiceConfigError(f"this is no TOML ({str(error)[:200]})", path=path) from error
     problems: list[str] = []
-    settings = _made(Settings, found, "", Path(base or path.resolve().parent), problems)
-    _refuse(problems or problems_of(settings), path)
+    base = Path(base or path.resolve().parent)
+    settings = _made(Settings, found, "", base, problems)
+    _refuse(problems, path)
+    settings = replace(settings, route=tuple(_with_model(rule, base) for rule in settings.route))
+    _refuse(problems_of(settings), path)
     return settings
 
 
@@ -74,6 +78,13 @@ def read_service(path: str | Path) -> Settings:
     settings = read_settings(path)
     _refuse(problems_of_service(settings), Path(path))
     return settings
+
+
+def _with_model(rule: RouteSettings, base: Path) -> RouteSettings:
+    """The rule with the file of its model, where it has the name of a shipped one and no file lies there."""
+    named = rule.model.parent == base and not rule.model.exists()
+    shipped = models.catalogue().get(rule.model.name) if named else None
+    return rule if shipped is None else replace(rule, model=models.path_of(shipped.name))
 
 
 def _refuse(problems: list[str], path: Path) -> None:

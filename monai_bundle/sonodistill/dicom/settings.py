@@ -197,7 +197,8 @@ class RouteSettings:
 
     Attributes:
         name: in messages, and of the algorithm in the results.
-        model: exported model (.onnx, .xml) or checkpoint (.safetensors); sha256, where given, has to be its digest.
+        model: exported model (.onnx, .xml), checkpoint (.safetensors) or name of a shipped one; sha256, where given,
+            has to be its digest.
         sop_class: "still", "cine" or a SOP class UID.
         body_part: Body Part Examined (0018,0015).
         series_description: Series Description (0008,103E).

@@ -14,12 +14,14 @@ _FILES_ONLY = ("batch_size",)
 
 def predict(
     context: typer.Context,
-    model: Annotated[
-        Path, typer.Argument(help="Exported model (.onnx .xml .ts .pt2 .pte) or checkpoint (.safetensors).")
-    ],
-    sources: Annotated[
+    given: Annotated[
         list[str],
-        typer.Argument(help="Ultrasound files or folders; or one igtl://HOST:PORT[/DEVICE] or device:[FORMAT:]NAME."),
+        typer.Argument(
+            metavar="[MODEL] SOURCES...",
+            help="Model: exported (.onnx .xml .ts .pt2 .pte), a checkpoint (.safetensors) or a name of `sonodistill "
+            "weights list`; by default breast-lesion. Sources: ultrasound files or folders; or one "
+            "igtl://HOST:PORT[/DEVICE] or device:[FORMAT:]NAME.",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for masks or embeddings, and index.csv.")],
     runtime: Annotated[
@@ -49,6 +51,7 @@ def predict(
     from sonodistill.inference.live.source import is_live
     from sonodistill.inference.predictor import Predictor
 
+    model, sources = _model_and_sources(given)
     live = budget_ms is not None or any(map(is_live, sources))
     if live and len(sources) != 1:
         raise BundleConfigError("a live source is predicted by itself", remedy="give one source")
@@ -92,6 +95,26 @@ def predict(
         )
     if code:
         raise typer.Exit(code)
+
+
+def _model_and_sources(given: list[str]) -> tuple[Path, list[str]]:
+    """The first word names the model, unless it is a source: then the model is the one that is shipped for masks."""
+    from sonodistill import models
+    from sonodistill.errors import BundleConfigError
+    from sonodistill.inference.live.source import is_live
+    from sonodistill.inference.runtimes import RUNTIMES
+
+    first, *rest = given
+    readable = {suffix for entry in RUNTIMES.values() for suffix in entry.suffixes}
+    a_source = is_live(first) or (Path(first).exists() and Path(first).suffix.lower() not in readable)
+    shipped = models.default(models.SEGMENTATION) if a_source else None
+    if shipped is not None:
+        typer.echo(f"model: {models.DEFAULTS[models.SEGMENTATION]}", err=True)
+        return shipped, given
+    if not rest:
+        what = "model" if a_source else "source"
+        raise BundleConfigError(f"there is no {what} beside {first}", remedy="give a model, then what it is to predict")
+    return models.path_of(first), rest
 
 
 def _refuse(context: typer.Context, names: tuple[str, ...], why: str, remedy: str) -> None:

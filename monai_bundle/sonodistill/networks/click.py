@@ -183,7 +183,7 @@ class ClickSegmenter(ClickNetwork):
     ) -> None:
         super().__init__(Encoder(encoder, weights, mean, std, drop_path_rate), width)
         if weights_kind(weights) == self.kind:
-            load_whole_network(self, Path(str(weights)))
+            load_whole_network(self, str(weights))
 
 
 class _Block(nn.Sequential):

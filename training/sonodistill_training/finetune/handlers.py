@@ -14,7 +14,7 @@ from monai.data.utils import set_rnd
 from rich.progress import Progress
 from torch import nn
 
-from sonodistill import __version__
+from sonodistill import __version__, models
 from sonodistill.errors import SonoDistillError
 from sonodistill.files import atomic_path
 from sonodistill.weights import WeightsInfo, read_info, save_weights
@@ -104,7 +104,9 @@ class SaveBest:
     ) -> None:
         self.folder, self.network, self.metric = Path(folder), network, metric
         encoder: Any = network.encoder
-        origin = read_info(encoder_weights) if str(encoder_weights).endswith(".safetensors") else None  # type: ignore[arg-type]
+        started_from = models.weights_of(encoder_weights)
+        ours = isinstance(started_from, Path) and started_from.suffix == ".safetensors"
+        origin = read_info(started_from) if ours else None  # type: ignore[arg-type]
         self.info = WeightsInfo(
             kind=str(network.kind),
             architecture=encoder.name,

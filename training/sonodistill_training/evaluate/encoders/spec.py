@@ -10,6 +10,7 @@ from pathlib import Path
 
 import timm
 
+from sonodistill import models
 from sonodistill.errors import BundleConfigError, WeightsError
 from sonodistill.files import sha256
 from sonodistill.networks.hub import require_timm_name
@@ -71,7 +72,8 @@ def parse_encoder(spec: str) -> EncoderSpec:
             "LightlyTrain:resnet50=exported_last.pt", a row whose architecture has to be given;
             "My-R34:resnet34", random weights; "My-R34:resnet34=weights.safetensors", with those of a file;
             "My-ViT:vit_small_patch16_224.augreg_in21k=hub", with timm's from the hub ("owner/name": transformers');
-            "Mine=student.safetensors", a file that says what it holds.
+            "Mine=student.safetensors", a file that says what it holds;
+            "resnet18-us", a shipped model, or "R18-Distill-US=resnet18-us", a row with its weights.
             The file "dinov2_vits14" is the offline teacher of ``sonodistill weights fetch``.
 
     Raises:
@@ -83,6 +85,8 @@ def parse_encoder(spec: str) -> EncoderSpec:
     row = find_row(name)
     if (row is None and not _NAME.fullmatch(name)) or (equals and not weights) or (colon and not given):
         raise BundleConfigError(f"{spec!r} does not name an encoder", remedy=_SYNTAX)
+    if row is None and not given and not weights and name in models.catalogue():
+        return EncoderSpec(name, None, None, models.resolve(name, torch=True))
     if row is None:
         return _own(name, given, weights)
     name = row.name
@@ -121,7 +125,7 @@ def _own(name: str, architecture: str, weights: str) -> EncoderSpec:
 def _file(text: str) -> Path | None:
     if not text:
         return None
-    path = offline_teacher_path() if text == OFFLINE_TEACHER else Path(text)
+    path = offline_teacher_path() if text == OFFLINE_TEACHER else models.path_of(text, torch=True)
     if not path.exists():
         remedy = "give the path of its weights"
         if text == OFFLINE_TEACHER:
