@@ -23,7 +23,9 @@ _FIGURES = (
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Encoder, segmenter or classifier (.safetensors of ours).")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Encoder, segmenter or classifier: .safetensors of ours, or a name.")
+    ],
     to: Annotated[list[str], typer.Option("--to", help=f"Can be given several times: {', '.join(TARGETS)}.")],
     precision: Annotated[
         Optional[str],  # noqa: UP045
@@ -66,8 +68,13 @@ def export(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from sonodistill.errors import SonoDistillError
+    from sonodistill import models
+    from sonodistill.errors import BundleConfigError, SonoDistillError
 
+    given = checkpoint
+    checkpoint = models.path_of(given, torch=True)
+    if out is None and checkpoint != given:
+        raise BundleConfigError(f"where {given} is to be exported to is not said", remedy="give --out FOLDER or FILE")
     targets = list(dict.fromkeys(find_target(name) for name in to))
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True), transient=True
