@@ -13,6 +13,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from sonodistill import models
 from sonodistill.errors import BundleConfigError, DatasetError, SonoDistillError, UnreadableFileError
 
 CONFIGS = "configs"
@@ -87,7 +88,8 @@ def preflight(**paths: str | Sequence[str]) -> None:
     """Check a config before anything in it is built.
 
     Args:
-        paths: setting -> files and folders that must exist; a folder must not be empty.
+        paths: setting -> files and folders that must exist; a folder must not be empty. "weights" and "exported" may
+            be names of shipped models.
 
     Raises:
         BundleConfigError: a top-level setting is neither in the bundle's configs nor used by any other setting,
@@ -152,7 +154,7 @@ def _references(node: Any) -> Iterator[str]:
 def _check_path(setting: str, name: str | Path) -> None:
     if "://" in str(name):  # object storage, which whoever opens it will check
         return
-    path = Path(name)
+    path = models.path_of(name) if setting in ("weights", "exported") else Path(name)
     remedy = f"give your data: --{setting} /path/to/data"
     if not path.exists():
         raise DatasetError(f"--{setting} does not exist", path=path, remedy=remedy)

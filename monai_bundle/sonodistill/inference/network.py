@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sonodistill import models
 from sonodistill.errors import BundleConfigError
 from sonodistill.inference.runtimes import AUTO, RUNTIMES, open_runtime
 from sonodistill.inference.runtimes.base import filled
@@ -42,7 +43,8 @@ class RuntimeNetwork(nn.Module):
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__()
-        by_torch = Path(model).suffix.lower() in RUNTIMES["torch"].suffixes
+        model = models.path_of(model)
+        by_torch = model.suffix.lower() in RUNTIMES["torch"].suffixes
         self.runtime = open_runtime(
             model,
             runtime,
@@ -53,7 +55,7 @@ class RuntimeNetwork(nn.Module):
             device=str(device) if by_torch else "cpu",
         )
         self.input_size = self.runtime.input_size
-        self.path = Path(model)
+        self.path = model
         shape = self(torch.zeros(1, 1, *self.input_size)).shape
         kind = kind_of(self.runtime, tuple(shape), self.path)
         if kind != "segmenter" or shape[1] != 1:

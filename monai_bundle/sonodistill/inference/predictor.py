@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sonodistill import models
 from sonodistill.errors import BundleConfigError
 from sonodistill.frames import Frame
 from sonodistill.inference.familiarity import LIMIT
@@ -79,7 +80,8 @@ class Predictor:
     """A model and how to use it on frames.
 
     Args:
-        model: an exported model (.onnx, .xml, .ts, .pt2, .pte), or a checkpoint of ours (.safetensors), for torch.
+        model: an exported model (.onnx, .xml, .ts, .pt2, .pte), or a checkpoint of ours (.safetensors), for torch; or
+            the name of a shipped one.
         runtime: "torch", "torch-compile", "onnxruntime", "openvino", "executorch", or "auto": the fastest that reads
             the file here.
         precision: "fp32", "bf16", or "auto", bf16 where the hardware computes it.
@@ -114,9 +116,9 @@ class Predictor:
     ) -> None:
         if not 0 <= threshold <= 1:
             raise BundleConfigError(f"a threshold of {threshold}", remedy="give a probability, 0 to 1")
-        self.path, self.threshold = Path(model), threshold
+        self.path, self.threshold = models.path_of(model), threshold
         self.runtime = open_runtime(
-            model, runtime, precision=precision, threads=threads, size=size, batch=batch_size, device=device
+            self.path, runtime, precision=precision, threads=threads, size=size, batch=batch_size, device=device
         )
         self.input_size = self.runtime.input_size
         self.batch_size = self.runtime.batch or batch_size

@@ -10,7 +10,7 @@ from torch import nn
 from sonodistill import models
 from sonodistill.errors import WeightsError
 from sonodistill.networks.encoder import GrayInput, require_same_architecture
-from sonodistill.weights import load_torch_checkpoint, load_weights, network_part, read_info
+from sonodistill.weights import WeightsInfo, load_torch_checkpoint, load_weights, network_part, read_info
 
 
 def weights_kind(weights: str | Path | None) -> str | None:
@@ -20,6 +20,34 @@ def weights_kind(weights: str | Path | None) -> str | None:
         return None
     info = read_info(weights)
     return info.kind if info else None
+
+
+def trained_or_shipped(bundle: str) -> str:
+    """What ``train.yaml`` left in a bundle, else the segmenter that is shipped; the former's path where neither is.
+
+    A ``model.pt`` or ``model.ts`` in the bundle is its own model too, which MONAI's tools read by themselves.
+    """
+    home = Path(bundle) / "models"
+    own = any((home / f"model{suffix}").is_file() for suffix in (".safetensors", ".pt", ".ts"))
+    shipped = None if own else models.default(models.SEGMENTATION, torch=True)
+    return str(shipped or home / "model.safetensors")
+
+
+def encoder_of(weights: str | Path) -> str | None:
+    """The timm name of the encoder that weights are of, None where they are none of ours, or do not exist."""
+    info = _header(weights)
+    return info.architecture if info else None
+
+
+def size_of(weights: str | Path) -> list[int] | None:
+    """[height, width] that weights were trained at, None where they do not say it."""
+    info = _header(weights)
+    return list(info.input_size) if info and info.input_size else None
+
+
+def _header(weights: str | Path) -> WeightsInfo | None:
+    path = models.path_of(weights, torch=True)
+    return read_info(path) if path.suffix.lower() == ".safetensors" and path.is_file() else None
 
 
 def load_whole_network(network: nn.Module, path: str | Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sonodistill import models
 from sonodistill.errors import BundleConfigError, SonoDistillError, WeightsError
 from sonodistill.inference.runtimes.base import Runtime, RuntimeMissingError
 from sonodistill.inference.runtimes.checks import check_output, require_answers, require_file
@@ -65,7 +66,7 @@ def open_runtime(
     """Load a model and run it once on zeros, so that the first real call is as fast as the others.
 
     Args:
-        path: an exported model or a checkpoint of ours; its suffix says what it is.
+        path: an exported model or a checkpoint of ours, whose suffix says what it is; or a shipped model's name.
         runtime: name in :data:`RUNTIMES`, or "auto": the fastest that reads the file here, measured once (see
             :mod:`sonodistill.inference.runtimes.choice`).
         precision: "fp32"; "bf16"; or "auto", bf16 where the hardware computes it. Integer layers stay integer.
@@ -80,7 +81,7 @@ def open_runtime(
         RuntimeMissingError: the runtime is not installed.
         BundleConfigError: a setting that is unknown, or that the runtime does not have.
     """
-    path = Path(path)
+    path = models.path_of(path)
     able = readers(path)
     if precision not in PRECISIONS:
         raise BundleConfigError(f"unknown precision {precision}", remedy=f"choose one of {', '.join(PRECISIONS)}")
