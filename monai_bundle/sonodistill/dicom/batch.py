@@ -22,7 +22,7 @@ INDEX = "results.csv"
 EXIT_SKIPPED = 2
 _COLUMNS = [
     *("source", "state", "reason", "route", "frames", "structures", "largest_area_mm2", "largest_area_pixels"),
-    *("segmentation", "report", "preview"),
+    *("segmentation", "report", "preview", "unfamiliarity"),
 ]
 
 
@@ -65,6 +65,9 @@ def predict_folder(rules: Sequence[RouteSettings], sources: Sequence[Path], out:
                     progress.console.print(f"  {said}", markup=False, highlight=False, soft_wrap=True)
                     continue
                 table.writerow(_row(path, analysis, out))
+                if analysis.findings.warning:
+                    said = f"  warning: {path}: {analysis.findings.warning}"
+                    progress.console.print(said, markup=False, highlight=False, soft_wrap=True)
     except OSError as error:
         raise OutputError.of(error, out) from error
     typer.echo(f"{len(files) - skipped} of {len(files)} files analysed, {skipped} refused; {out / INDEX}", err=True)
@@ -93,4 +96,5 @@ def _row(path: Path, analysis: Analysis, out: Path) -> list[object]:
         f"{max(areas):.3f}" if areas and known else "",
         max((each.pixels for each in structures), default=0),
         *(made.get("seg", ""), made.get("sr", ""), made.get("gsps", made.get("sc", ""))),
+        f"{analysis.findings.unfamiliarity:.4g}" if analysis.findings.scores else "",
     ]

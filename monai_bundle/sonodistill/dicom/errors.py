@@ -16,6 +16,10 @@ class NoRouteError(SonoDistillError):
     """No routing rule covers the instance."""
 
 
+class UnfamiliarError(NoRouteError):
+    """The model says that it was not made for such images, and its route refuses those."""
+
+
 class ResultError(SonoDistillError):
     """A result that was written does not say what was found; it is not sent."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from sonodistill.dicom.algorithm import Algorithm
 from sonodistill.dicom.source import Source
+from sonodistill.inference.familiarity import LIMIT
 
 
 class Masks:
@@ -91,6 +93,7 @@ class Findings:
         times_ms: of each frame since the first, or None where the source does not say.
         structures: by frame, segment and number.
         frames: the frames of the source that the masks belong to, counted from 0 and ascending; None for all of them.
+        scores: how unfamiliar each frame is to the model, above 1 for a warning; empty where the model does not say it.
     """
 
     source: Source
@@ -99,6 +102,23 @@ class Findings:
     times_ms: tuple[float, ...] | None = None
     structures: tuple[Structure, ...] = field(default=())
     frames: tuple[int, ...] | None = None
+    scores: tuple[float, ...] = ()
+
+    @property
+    def unfamiliarity(self) -> float:
+        """The median score over the frames; NaN where there is none."""
+        return float(np.median(self.scores)) if self.scores else math.nan
+
+    @property
+    def warning(self) -> str:
+        """That the model was not made for these frames; empty where it does not warn."""
+        if not self.unfamiliarity > LIMIT:
+            return ""
+        strange = sum(score > LIMIT for score in self.scores)
+        return (
+            f"{strange} of {len(self.scores)} frames are unlike those that the model was made on "
+            f"(median unfamiliarity {self.unfamiliarity:.2f}, the limit is {LIMIT:g})"
+        )
 
     @property
     def shown(self) -> Sequence[int]:

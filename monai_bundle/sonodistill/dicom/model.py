@@ -82,7 +82,12 @@ def weights_digest(path: Path) -> str:
 
 def service_digest(rules: Sequence[RouteSettings]) -> str:
     """Hex SHA-256 of all rules and weights: an instance is computed once for each such state of the service."""
-    said = [{**_settings(rule), **_matching(rule), "weights": weights_digest(rule.model)} for rule in rules]
+    # What was refused is to be computed when the rule only warns from now on; digests of rules as before stay.
+    strict = ({} if rule.unfamiliar == "warn" else {"unfamiliar": rule.unfamiliar} for rule in rules)
+    said = [
+        {**_settings(rule), **_matching(rule), **more, "weights": weights_digest(rule.model)}
+        for rule, more in zip(rules, strict, strict=True)
+    ]
     return hashlib.sha256(json.dumps([__version__, said], sort_keys=True).encode()).hexdigest()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sonodistill.dicom.errors import ResultError
+from sonodistill.dicom.errors import ResultError, UnfamiliarError
 from sonodistill.dicom.findings import Findings, Masks, Structure
 from sonodistill.dicom.model import Model, load_model
 from sonodistill.dicom.routing import route
@@ -44,7 +44,7 @@ class Analysis:
         rule: the route it took.
         findings: what was found.
         results: what was written, in the order in which it has to be sent: a report follows what it refers to.
-        note: why there is no preview although one was asked for; empty otherwise.
+        note: the model's warning, and why there is no preview although one was asked for; empty otherwise.
     """
 
     rule: RouteSettings
@@ -101,21 +101,23 @@ class Analyst:
         A result of an earlier run is replaced; after an error there is none. A preview that cannot be drawn is left
         out.
 
-        Errors: UnreadableFileError, UnsupportedFormatError, NoRouteError (this instance is refused for good);
-            ResultError (a result could not be written so that it reads back as it was); OSError of the disk.
+        Errors: UnreadableFileError, UnsupportedFormatError, NoRouteError, UnfamiliarError (this instance is refused
+            for good); ResultError (a result could not be written so that it reads back as it was); OSError of the disk.
         """
         source = read_source(path)
         model = self.model(route(source, self._rules))
         findings = self._findings(source, model)
         outputs = model.rule.outputs
         results: list[Result] = []
-        note = ""
+        note = findings.warning
+        if note and model.rule.unfamiliar == "refuse":
+            raise UnfamiliarError(note, path=source.path, remedy="see whether the route is right for it")
         try:
             results.extend(self._written(findings, outputs, out, prefix))
             try:
                 results.extend(self._preview(findings, outputs, out, prefix))
             except ResultError as error:
-                note = error.message
+                note = "; ".join(filter(None, (note, error.message)))
         except BaseException:
             for kind in ("seg", "sr", outputs.preview):
                 (out / f"{prefix}{kind}.dcm").unlink(missing_ok=True)
@@ -136,6 +138,7 @@ class Analyst:
         )
         structures: list[Structure] = []
         times: list[float | None] = []
+        scores: list[float] = []
         for prediction in model.predictor(self.frames(source)):
             index = prediction.frame.index
             if index != len(masks):
@@ -143,11 +146,19 @@ class Analyst:
             masks.append(prediction.masks, prediction.probabilities)
             shown = prediction.frame.provenance.details.get("time_source") == _DISPLAY_RATE
             times.append(None if shown else prediction.frame.time_ms)
+            scores.append(prediction.unfamiliarity)
             structures += structures_of(prediction.masks, index, source.ds)
         if len(masks) != source.frames:
             raise ResultError(f"{len(masks)} of {source.frames} frames were computed", path=source.path)
         known = tuple(time for time in times if time is not None)
-        return Findings(source, model.algorithm, masks, known if len(known) == len(times) else None, tuple(structures))
+        return Findings(
+            source,
+            model.algorithm,
+            masks,
+            known if len(known) == len(times) else None,
+            tuple(structures),
+            scores=tuple(scores) if model.predictor.runtime.scored else (),
+        )
 
     def _written(self, findings: Findings, outputs: Outputs, out: Path, prefix: str) -> Iterator[Result]:
         out.mkdir(parents=True, exist_ok=True)

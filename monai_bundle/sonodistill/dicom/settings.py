@@ -208,6 +208,8 @@ class RouteSettings:
         everything: has to be said where a rule names nothing to match.
         runtime, precision, threshold, batch_size: of the Predictor.
         segments: codes of the model's labels, by label.
+        unfamiliar: what becomes of an image of which half the frames or more are unlike those that the model was made
+            on: "warn" says so beside the results, "refuse" makes none. A model without a warning score never does.
         outputs: which objects are made.
         destinations: names; all of them by default.
     """
@@ -227,6 +229,7 @@ class RouteSettings:
     threshold: float = 0.5
     batch_size: int = 1
     segments: dict[str, SegmentSettings] = field(default_factory=dict)
+    unfamiliar: Literal["warn", "refuse"] = "warn"
     outputs: Outputs = field(default_factory=Outputs)
     destinations: tuple[str, ...] | None = None
 

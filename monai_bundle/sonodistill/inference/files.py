@@ -33,6 +33,8 @@ _MAX_NAME = 64
 _IS_MASK = re.compile(r"_\d{5,}(_[\w-]+)?_mask\.png$")
 _ORIGIN = ["source", "frame", "time_ms"]
 _COLUMNS = ["file", *_ORIGIN, "area_pixels", "area_mm2", "label"]
+_SCORE = "unfamiliarity"
+"""Last column of the index of a model that has a warning score."""
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 """Errors that are the disk's; others are of one file, whose name is too long for instance."""
 
@@ -71,10 +73,13 @@ def predict_files(predictor: Predictor, sources: Sequence[Path], out: Path) -> i
         files = _inputs(sources, out)
         _clear(out)
         start = time.perf_counter()
-        count, skipped = _predict(predictor, files, common_root(list(sources)), out)
+        count, strange, skipped = _predict(predictor, files, common_root(list(sources)), out)
     except (OSError, UnicodeEncodeError) as error:
         raise OutputError.of(error, out) from error
     typer.echo(_summary(predictor, count, time.perf_counter() - start), err=True)
+    if strange:
+        said = f"warning: {strange} of {count} frames are unlike those that the model was made on"
+        typer.echo(f"{said} ({_SCORE} above 1 in {INDEX})", err=True)
     if skipped:
         typer.echo(f"skipped {len(skipped)} of {len(files)} files:", err=True)
         for reason in skipped:
@@ -84,16 +89,17 @@ def predict_files(predictor: Predictor, sources: Sequence[Path], out: Path) -> i
 
 def _predict(
     predictor: Predictor, files: Sequence[Path], root: Path, out: Path
-) -> tuple[int, Collection[SonoDistillError]]:
-    """The number of frames written, and why files were skipped."""
+) -> tuple[int, int, Collection[SonoDistillError]]:
+    """The number of frames written, of those among them that the model warns of, and why files were skipped."""
     skipped: dict[Path, SonoDistillError] = {}
     unwritable: set[Path] = set()
-    count = 0
+    count = strange = 0
+    scored = predictor.runtime.scored
     with ExitStack() as stack:
         index = stack.enter_context(atomic_path(out / INDEX))
         table = csv.writer(stack.enter_context(index.open("w", newline="", encoding="utf-8", errors="surrogateescape")))
         columns, rows = _WRITERS[predictor.kind](predictor, out, root, stack)
-        table.writerow(columns)
+        table.writerow([*columns, _SCORE] if scored else columns)
         progress = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
         task = progress.add_task("predicting", total=len(files))
         for prediction in predictor(_frames(files, skipped, unwritable, lambda: progress.advance(task))):
@@ -109,9 +115,11 @@ def _predict(
                 said = f"its masks cannot be written ({error.strerror})"
                 skipped[file] = OutputError(said, path=file, remedy="give the file another name, or --out")
                 continue
-            table.writerows(found)
+            score = [f"{prediction.unfamiliarity:.4g}"] if scored else []
+            table.writerows([*row, *score] for row in found)
             count += 1
-    return count, skipped.values()
+            strange += prediction.is_unfamiliar
+    return count, strange, skipped.values()
 
 
 def _frames(
@@ -161,6 +169,7 @@ def _clear(out: Path) -> None:
         with index.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.reader(file)
             columns = next(table, [])
+            columns = columns[:-1] if columns[-1:] == [_SCORE] else columns
             if "latency_ms" in columns:
                 raise OutputError("the folder holds a live session", path=out, remedy=other)
             if columns != _COLUMNS and columns[: len(_ORIGIN)] != _ORIGIN:

@@ -143,6 +143,8 @@ def _remarks(findings: Findings, listed: int) -> sr.ContainerContentItem:
     ]
     if listed < found:
         lines.insert(2, f"Listed are the {listed} largest; {found - listed} smaller ones were left out.")
+    if findings.warning:
+        lines.insert(1, f"Warning: {findings.warning}.")
     container = sr.ContainerContentItem(_EVALUATIONS, relationship_type=sr.RelationshipTypeValues.CONTAINS)
     container.ContentSequence = sr.ContentSequence([comment(line) for line in lines])
     return container
