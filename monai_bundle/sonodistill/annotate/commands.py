@@ -48,10 +48,12 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     work: Work = None,
-    segmentation: Annotated[Path | None, typer.Option(resolve_path=True, help="Weights, to begin with.")] = None,
-    interactive: Annotated[Path | None, typer.Option(resolve_path=True, help="The same, for clicks.")] = None,
-    embedding: Annotated[Path | None, typer.Option(resolve_path=True, help="The same, to choose what is next.")] = None,
-    classification: Annotated[Path | None, typer.Option(resolve_path=True, help="The same, of frames.")] = None,
+    segmentation: Annotated[
+        str | None, typer.Option(help="Weights to begin with: a file, a shipped model's name, or none [breast-lesion].")
+    ] = None,
+    interactive: Annotated[str | None, typer.Option(help="The same, for clicks [clicks].")] = None,
+    embedding: Annotated[str | None, typer.Option(help="The same, to choose what is next [resnet18-us].")] = None,
+    classification: Annotated[str | None, typer.Option(help="The same, of frames [breast-class].")] = None,
     labels: Annotated[str, typer.Option(help="Names of the label numbers 1, 2, ...: a,b")] = "",
     classes: Annotated[str, typer.Option(help="Of frames: a,b,c")] = "",
     threads: Annotated[int, typer.Option(min=0, help="Of the inference; 0: the runtime chooses.")] = 0,
@@ -69,6 +71,7 @@ def serve(
 ) -> None:
     """Serve a folder or a PACS for annotation in OHIF, 3D Slicer or any client, until Ctrl-C.
 
+    Models that are not given are the shipped ones, where their labels are those that are asked for.
     Only this machine is served unless --host, --tokens, --tls-cert and --tls-key are given.
 
     Example: sonodistill label --studies clips --segmentation model.safetensors --labels lesion
@@ -76,18 +79,20 @@ def serve(
     if context.invoked_subcommand is not None:
         return
     from sonodistill.annotate.server.serve import serve as run
-    from sonodistill.annotate.server.settings import Serving
+    from sonodistill.annotate.server.settings import Serving, models_of
     from sonodistill.annotate.workbench import MODELS
 
     given = (segmentation, classification, interactive, embedding)
+    where = _studies(studies)
+    work = work or _work(where)
     raise typer.Exit(
         run(
             Serving(
-                studies=(where := _studies(studies)),
-                work=work or _work(where),
+                studies=where,
+                work=work,
                 host=host,
                 port=port,
-                models={model: path for model, path in zip(MODELS, given, strict=True) if path is not None},
+                models=models_of(dict(zip(MODELS, given, strict=True)), work, _names(labels), _names(classes)),
                 labels=_names(labels),
                 classes=_names(classes),
                 threads=threads,

@@ -66,10 +66,10 @@ class BackendPanel(Panel):
         """What to call the backend, and how to make it in the worker."""
         p = self.parameters
         if p.backendKind is BackendKind.LOCAL:
-            from UltrasoundSegmentLib.backends.local import LocalBackend
+            from UltrasoundSegmentLib.backends.local import LocalBackend, model_file
 
-            path = Path(p.localModel.strip())
-            if not path.is_file():
+            path = model_file(p.localModel.strip())
+            if path is None:
                 raise SegmentError(_("No model file is chosen: choose an exported model (.onnx or .xml)."))
             return path.name, lambda _: LocalBackend(path)
         from UltrasoundSegmentLib.backends.client import Client

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+from sonodistill import models
 from sonodistill.annotate.server.tokens import Tokens
 from sonodistill.errors import BundleConfigError, UnreadableFileError
 
@@ -88,6 +90,37 @@ def check(serving: Serving) -> Path:
     return app
 
 
+NO_MODEL = "none"
+
+
+def models_of(
+    given: Mapping[str, str | None], work: Path, labels: tuple[str, ...] = (), classes: tuple[str, ...] = ()
+) -> dict[str, Path]:
+    """The weights to begin with, by model: those given, and the shipped ones for the rest.
+
+    A shipped one is left out where the folder of work has versions of that model already, or where other labels or
+    classes are asked for than it has. Without one for the embedding, the encoder of another model is taken for it.
+
+    Args:
+        given: model -> path, name of a shipped model, "none", or None for what is shipped.
+        work: folder of the models' versions.
+        labels, classes: asked for; () for those of the models.
+
+    Errors: WeightsError for an unknown name.
+    """
+    found = {name: models.path_of(text).resolve() for name, text in given.items() if text not in (None, NO_MODEL)}
+    wanted = {models.SEGMENTATION: labels, models.CLASSIFICATION: classes}
+    for name in (name for name, text in given.items() if text is None):
+        if name == models.EMBEDDING and any(given.get(one) for one in wanted):
+            continue  # the encoder of what was given
+        shipped = models.catalogue().get(models.DEFAULTS[name])
+        path = models.default(name, torch=True)
+        fits = shipped is not None and wanted.get(name, ()) in ((), shipped.labels)
+        if path is not None and fits and not (work / "models" / name / "current.json").exists():
+            found[name] = path.resolve()
+    return found
+
+
 def app_folder(given: Path | None = None) -> Path:
     """Where the app for MONAI Label lies: beside the bundle in a checkout. Errors: BundleConfigError."""
     app = given or Path(__file__).resolve().parents[4] / "monailabel_app"
@@ -124,16 +157,16 @@ def _check_port(serving: Serving) -> None:
         ) from None
 
 
-def _check_models(models: dict[str, Path]) -> None:
-    for path in models.values():
+def _check_models(given: dict[str, Path]) -> None:
+    for path in given.values():
         if not path.is_file():
             raise UnreadableFileError("there is no such file of weights", path=path)
-    if models:
+    if given:
         from sonodistill.annotate.training.version_files import kind_of
         from sonodistill.annotate.training.versions import KINDS
         from sonodistill.errors import WeightsError
 
-        for name, path in models.items():
+        for name, path in given.items():
             # The encoder for the embedding is taken out of whatever holds one.
             kind, wanted = kind_of(path)[0], KINDS[name]
             if kind not in wanted and name != "embedding":

@@ -272,6 +272,27 @@ def _refused(answer: dict[str, Any], path: Path) -> SegmentError:
     )
 
 
+def model_file(text: str = "") -> Path | None:
+    """The file that a user means: a path, or the name of a model that comes with ``sonodistill``, in its exported form.
+
+    Without either it is the shipped one that segments. None where there is no such file, or no such package.
+    """
+    path = Path(text)
+    if text and path.is_file():
+        return path
+    try:
+        from sonodistill import models
+        from sonodistill.errors import SonoDistillError
+    except ImportError:
+        return None
+    try:
+        found = models.path_of(text, torch=False) if text else models.default(models.SEGMENTATION, torch=False)
+    except SonoDistillError as error:
+        logger.info("%s: %s", text, error)
+        return None
+    return found if found is not None and found.is_file() else None
+
+
 def default_python() -> list[str]:
     """``PythonSlicer``, the Python of an installed Slicer with its libraries, or the interpreter that runs."""
     return [shutil.which("PythonSlicer") or sys.executable]
