@@ -1,4 +1,4 @@
-"""Command line of the evaluation: run, tables, report, representation, encoders."""
+"""Command line of the evaluation: run, tables, report, representation, encoders; external is beside it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from sonodistill_training.external_commands import external
+
 if TYPE_CHECKING:
     from sonodistill_training.evaluate.encoders.spec import EncoderSpec
     from sonodistill_training.evaluate.plan import Planned, Request
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Judge encoders: probes, fine-tuning, tables, report.", no_args_is_help=True, rich_markup_mode=None
 )
+
+app.command("external")(external)
 
 _EXIT_FAILURES = 2
 _NAMES = {"b": "headline", "B": "headline"}

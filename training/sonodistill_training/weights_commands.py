@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sonodistill_training.familiarity_commands import familiarity
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 app = typer.Typer(
     help="Models, teachers and weights files: list, fetch, show, ship.", no_args_is_help=True, rich_markup_mode=None
 )
+app.command("familiarity")(familiarity)
 
 
 @app.command("list", epilog="Example: sonodistill weights list")
