@@ -7,6 +7,18 @@ from typing import Annotated, Optional
 
 import typer
 
+from sonodistill_training.training_options import (
+    BatchSize,
+    Data,
+    Epochs,
+    LearningRate,
+    Probe,
+    Seed,
+    Setting,
+    Steps,
+    train,
+)
+
 
 def pack(
     sources: Annotated[list[Path], typer.Argument(help="Ultrasound files or folders.")],
@@ -38,7 +50,7 @@ def pack(
 
 
 def distill(
-    data: Annotated[list[str], typer.Argument(help="A corpus (folder, or s3:// and the like), or ultrasound files.")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="Where the student, the log and the checkpoint go.")],
     recipe: Annotated[
         list[str], typer.Option(help="Overlay of the bundle's configs/recipes; repeatable, the last one wins.")
@@ -48,19 +60,14 @@ def distill(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Offline teacher, timm name, transformers id or weights file; repeat for several."),
     ] = None,
-    epochs: Annotated[Optional[float], typer.Option(help="Passes over the frames.")] = None,  # noqa: UP045
-    steps: Annotated[Optional[int], typer.Option(help="Optimiser steps, in the place of epochs.")] = None,  # noqa: UP045
-    batch_size: Annotated[Optional[int], typer.Option(help="Views a step.")] = None,  # noqa: UP045
+    epochs: Epochs = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
     input_size: Annotated[Optional[int], typer.Option(help="Pixels; a multiple of the teacher's patch.")] = None,  # noqa: UP045
-    learning_rate: Annotated[Optional[float], typer.Option(help="Used as given.")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(help="Of everything random.")] = None,  # noqa: UP045
-    probe: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Labelled folder (index.csv) to probe the encoder on; it must not be in the data."),
-    ] = None,
-    setting: Annotated[
-        list[str], typer.Option("--set", help="Any other setting of distill.yaml, as NAME=VALUE; repeatable.")
-    ] = [],  # noqa: B006
+    learning_rate: LearningRate = None,
+    seed: Seed = None,
+    probe: Probe = None,
+    setting: Setting = [],  # noqa: B006
 ) -> None:
     """Distil a vision transformer into a small encoder on unlabelled frames; run it again to go on.
 
@@ -71,7 +78,7 @@ def distill(
 
     The paper's: sonodistill distill corpus/ --recipe paper --recipe us_mixup --out runs/paper
     """
-    from sonodistill_training.workflow import parse_settings, recipe_files, run_bundle
+    from sonodistill_training.workflow import recipe_files
 
     given = {
         "student_name": student,
@@ -84,8 +91,7 @@ def distill(
         "seed": seed,
         "probe_dir": probe,
     }
-    settings = {name: value for name, value in given.items() if value is not None} | parse_settings(setting)
-    run_bundle(["distill.yaml", *recipe_files(recipe)], dataset_dir=data, output_dir=out, **settings)
+    train(["distill.yaml", *recipe_files(recipe)], data, out, given, setting)
     typer.echo(f"student: {out / 'student.safetensors'}")
 
 

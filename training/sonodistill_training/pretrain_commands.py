@@ -7,9 +7,21 @@ from typing import Annotated, Optional
 
 import typer
 
+from sonodistill_training.training_options import (
+    BatchSize,
+    Data,
+    Epochs,
+    LearningRate,
+    Probe,
+    Seed,
+    Setting,
+    Steps,
+    train,
+)
+
 
 def pretrain(
-    data: Annotated[list[str], typer.Argument(help="A corpus (folder, or s3:// and the like), or ultrasound files.")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="Where the ViT, the log and the checkpoint go.")],
     recipe: Annotated[
         list[str],
@@ -22,19 +34,14 @@ def pretrain(
     weights: Annotated[Optional[str], typer.Option(help="File to start from, or imagenet.")] = None,  # noqa: UP045
     registers: Annotated[Optional[int], typer.Option(min=0, help="Register tokens.")] = None,  # noqa: UP045
     channels: Annotated[Optional[int], typer.Option(help="Of the input: 1 or 3.")] = None,  # noqa: UP045
-    epochs: Annotated[Optional[float], typer.Option(help="Passes over the frames.")] = None,  # noqa: UP045
-    steps: Annotated[Optional[int], typer.Option(help="Optimiser steps, in the place of epochs.")] = None,  # noqa: UP045
-    batch_size: Annotated[Optional[int], typer.Option(help="Frames a step.")] = None,  # noqa: UP045
+    epochs: Epochs = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
     input_size: Annotated[Optional[int], typer.Option(help="Pixels of a global view.")] = None,  # noqa: UP045
-    learning_rate: Annotated[Optional[float], typer.Option(help="Used as given.")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(help="Of everything random.")] = None,  # noqa: UP045
-    probe: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Labelled folder (index.csv) to probe the ViT on; it must not be in the data."),
-    ] = None,
-    setting: Annotated[
-        list[str], typer.Option("--set", help="Any other setting of pretrain.yaml, as NAME=VALUE; repeatable.")
-    ] = [],  # noqa: B006
+    learning_rate: LearningRate = None,
+    seed: Seed = None,
+    probe: Probe = None,
+    setting: Setting = [],  # noqa: B006
 ) -> None:
     """Pretrain a vision transformer on unlabelled frames by self-distillation (DINOv2) or MAE; run it again to go on.
 
@@ -48,7 +55,7 @@ def pretrain(
 
     DINO alone: sonodistill pretrain corpus/ --out runs/dino --set ibot_weight=0 --set koleo_weight=0
     """
-    from sonodistill_training.workflow import overlay_files, parse_settings, run_bundle
+    from sonodistill_training.workflow import overlay_files
 
     given = {
         "network_name": network,
@@ -63,6 +70,5 @@ def pretrain(
         "seed": seed,
         "probe_dir": probe,
     }
-    settings = {name: value for name, value in given.items() if value is not None} | parse_settings(setting)
-    run_bundle(["pretrain.yaml", *overlay_files("pretrain", recipe)], dataset_dir=data, output_dir=out, **settings)
+    train(["pretrain.yaml", *overlay_files("pretrain", recipe)], data, out, given, setting)
     typer.echo(f"teacher: {out / 'teacher.safetensors'}")

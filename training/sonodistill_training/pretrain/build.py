@@ -14,7 +14,7 @@ from torch import nn
 from sonodistill import __version__
 from sonodistill.errors import BundleConfigError
 from sonodistill.networks.hub import require_timm_name
-from sonodistill.weights import StateDict, WeightsInfo
+from sonodistill.weights import StateDict, WeightsInfo, save_weights
 from sonodistill_training.distill.backbone_selfdistilled import ULTRADINO_MEAN, ULTRADINO_STD, is_plain_vit
 from sonodistill_training.distill.backbone_timm import TimmBackbone, backbone_from_file, timm_backbone
 from sonodistill_training.pretrain.networks import MaskedViT
@@ -153,22 +153,43 @@ def plain_vit_state(vit: MaskedViT) -> StateDict:
     return state | {"mask_token": vit.mask_token.detach()[None]}
 
 
-def teacher_info(
-    vit: MaskedViT, size: int, corpus_sha256: str, licence_notice: str, record: Mapping[str, Any] | None = None
-) -> WeightsInfo:
-    """The header of a pretrained ViT's file.
+def write_teacher(
+    path: Path,
+    vit: MaskedViT,
+    size: int,
+    corpus_sha256: str,
+    licence_notice: str,
+    record: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a pretrained ViT alone, no head, as a file that ``sonodistill distill --teacher`` takes.
 
     Args:
         size: pixels of the images that it was trained on.
-        record: further fields: recipe, metrics, licences of the corpus, version of the code.
+        licence_notice: for the header, before that of the corpus in the record.
+        record: further fields of the header: recipe, metrics, licences of the corpus, version of the code.
     """
-    return WeightsInfo(
+    fields = dict(record or {})
+    of_corpus = corpus_notice(fields.get("corpus_licences"), fields.get("corpus_restrictions"))
+    info = WeightsInfo(
         kind="teacher",
         architecture=vit.name,
         normalisation=vit.input.normalisation,
         input_size=(size, size),
         corpus_hash=corpus_sha256,
-        licence_notice=licence_notice,
+        licence_notice="\n".join(dict.fromkeys(notice for notice in (licence_notice, of_corpus) if notice)),
         version=__version__,
-        **(record or {}),
+        **fields,
     )
+    save_weights(path, plain_vit_state(vit), info)
+
+
+def corpus_notice(licences: Mapping[str, int] | None, restrictions: Mapping[str, int] | None = None) -> str:
+    """What a network's corpus asks to go along with it, and with students of it; nothing of an unknown corpus."""
+    if not licences:
+        return ""
+    notice = f"Pretrained on ultrasound frames by licence: {_counted(licences)}."
+    return notice + (f" Withheld: {_counted(restrictions)}." if restrictions else "")
+
+
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in numbers.items())

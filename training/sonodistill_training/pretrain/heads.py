@@ -50,5 +50,12 @@ class ProjectionHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) to (..., prototypes), each in [-1, 1]."""
-        units = functional.normalize(self.mlp(x), dim=-1, eps=1e-6)
+        return self.cosines(self.units(x))
+
+    def units(self, x: Tensor) -> Tensor:
+        """(..., dim) to (..., bottleneck) vectors of length 1."""
+        return functional.normalize(self.mlp(x), dim=-1, eps=1e-6)
+
+    def cosines(self, units: Tensor) -> Tensor:
+        """(..., bottleneck) to (..., prototypes)."""
         return functional.linear(units, functional.normalize(self.prototypes.weight, dim=-1))

@@ -18,7 +18,7 @@ from torch.nn import functional
 from sonodistill.errors import BundleConfigError
 
 BALANCES = ("sinkhorn", "centering", "none")
-_ITERATIONS = 3
+ITERATIONS = 3
 _EPS = 1e-8
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -102,7 +102,7 @@ def koleo_loss(features: Tensor) -> Tensor:
 
 @torch.no_grad()
 @in_float32
-def sinkhorn(logits: Tensor, temperature: float, iterations: int = _ITERATIONS) -> Tensor:
+def sinkhorn(logits: Tensor, temperature: float, iterations: int = ITERATIONS) -> Tensor:
     """Sinkhorn-Knopp (SwAV, section 3.1): rows that sum to 1, while all prototypes are used alike.
 
     Over the rows of all processes together; each must call it, if with no rows.
@@ -116,11 +116,11 @@ def sinkhorn(logits: Tensor, temperature: float, iterations: int = _ITERATIONS) 
     logits = logits / temperature
     # A common factor of all rows changes nothing, and keeps the largest at 1.
     highest = logits.max() if len(logits) else logits.new_tensor(-torch.inf)
-    shares = torch.exp(logits - _together(highest, dist.ReduceOp.MAX))
-    rows = _together(logits.new_tensor(float(len(logits))))
+    shares = torch.exp(logits - together(highest, dist.ReduceOp.MAX))
+    rows = together(logits.new_tensor(float(len(logits))))
     tiny = torch.finfo(shares.dtype).tiny
     for _ in range(iterations):
-        shares = shares / _together(shares.sum(0)).clamp(min=tiny) / shares.shape[1]
+        shares = shares / together(shares.sum(0)).clamp(min=tiny) / shares.shape[1]
         shares = shares / shares.sum(1, keepdim=True).clamp(min=tiny) / rows
     return shares * rows
 
@@ -156,8 +156,8 @@ class Balance(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             targets = torch.softmax((logits - self.center) / temperature, dim=-1)
             if self.kind == "centering":
-                rows = _together(logits.new_tensor(float(len(logits))))
-                mean = _together(logits.sum(0, keepdim=True)) / rows.clamp(min=1)
+                rows = together(logits.new_tensor(float(len(logits))))
+                mean = together(logits.sum(0, keepdim=True)) / rows.clamp(min=1)
                 self.center.lerp_(mean, 1 - self.momentum)
         return targets
 
@@ -185,7 +185,7 @@ def _entropy(probabilities: Tensor) -> Tensor:
     return torch.special.entr(probabilities).sum(-1)
 
 
-def _together(value: Tensor, operation: Any = dist.ReduceOp.SUM) -> Tensor:
+def together(value: Tensor, operation: Any = dist.ReduceOp.SUM) -> Tensor:
     """The value over all processes."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         value = value.clone()

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sonodistill.errors import BundleConfigError
-from sonodistill.weights import save_weights
-from sonodistill_training.pretrain.build import plain_vit_state, seeded, teacher_info
+from sonodistill_training.pretrain.build import seeded, write_teacher
 from sonodistill_training.pretrain.crops import MultiCrop, make_views, single_crop
 from sonodistill_training.pretrain.networks import MaskedViT
 
@@ -74,7 +73,8 @@ class MaskedAutoencoding:
         decoder_dim, decoder_depth: of the decoder.
         seed: of the decoder's first weights.
         corpus_sha256: of the frames, written into the product.
-        licence_notice: for the product's header; by default that of the weights that it started from.
+        licence_notice: for the product's header, before that of the corpus; by default that of the weights that it
+            started from.
     """
 
     product = "teacher.safetensors"
@@ -136,8 +136,7 @@ class MaskedAutoencoding:
     def export(self, path: Path, network: nn.Module | None = None, record: Mapping[str, Any] | None = None) -> None:
         """Write the encoder alone, as a file that ``sonodistill distill --teacher`` takes."""
         vit: Any = self.encoder(network or self.network)
-        info = teacher_info(vit, self.crops.size, self.corpus_sha256, self.licence_notice, record)
-        save_weights(path, plain_vit_state(vit), info)
+        write_teacher(path, vit, self.crops.size, self.corpus_sha256, self.licence_notice, record)
 
 
 def normalised(patches: Tensor) -> Tensor:

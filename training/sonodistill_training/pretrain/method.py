@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sonodistill.errors import BundleConfigError
-from sonodistill.weights import save_weights
-from sonodistill_training.pretrain.build import plain_vit_state, seeded, teacher_info
+from sonodistill_training.pretrain.build import seeded, write_teacher
 from sonodistill_training.pretrain.crops import MultiCrop, make_views, multi_crop
 from sonodistill_training.pretrain.losses import dino_loss, ibot_loss, koleo_loss, prototype_health
 from sonodistill_training.pretrain.networks import MaskedViT, StudentAndTeacher
+from sonodistill_training.pretrain.patch_loss import AT_ONCE, loss_in_pieces
 from sonodistill_training.pretrain.schedules import Schedules
 
 
@@ -54,7 +54,8 @@ class SelfDistillation:
         balance: of the targets: "sinkhorn", "centering" or "none".
         seed: of the heads' first weights.
         corpus_sha256: of the frames, written into the product.
-        licence_notice: for the product's header; by default that of the weights that it started from.
+        licence_notice: for the product's header, before that of the corpus; by default that of the weights that it
+            started from.
     """
 
     product = "teacher.safetensors"
@@ -124,20 +125,31 @@ class SelfDistillation:
         """Losses of views that are made: (G, B, 1, S, S) and (L, B, 1, s, s), with the masks of the batch."""
         own, weights, warm = self.network, self.weights, self.schedules.student_temperature
         masks = batch["masks"].flatten(0, 1) if weights.ibot else None
-        raw, raw_patches = own.teach(whole, batch["masked"])
-        logits, few, classes, hidden = network(whole, local, masks, batch["masked"])
+        pieces = self._in_pieces(whole)
+        raw, raw_patches = own.teach(whole, batch["masked"], pieces)
+        logits, few, classes, hidden = network(whole, local, masks, batch["masked"], pieces)
         terms: dict[str, Tensor] = {}
         if logits is not None:
             targets = own.balance(raw.flatten(0, 1), self._temperature).unflatten(0, raw.shape[:2])
             terms["dino"] = dino_loss(few, logits, targets, warm)
-        if hidden is not None and raw_patches is not None:
+        images = raw.shape[0] * raw.shape[1]
+        if hidden is not None and raw_patches is not None and pieces:
+            student, teacher = own.patch_heads
+            sides = (hidden, student.cosines, raw_patches, teacher.cosines)
+            scale = (batch["mask_weight"], images, self._temperature, warm)
+            terms["ibot"] = loss_in_pieces(*sides, own.patch_balance, *scale)
+        elif hidden is not None and raw_patches is not None:
             targets = own.patch_balance(raw_patches, self._temperature)
-            images = raw.shape[0] * raw.shape[1]
             terms["ibot"] = ibot_loss(hidden, targets, batch["mask_weight"], images, warm)
         if weights.koleo:
             terms["koleo"] = torch.stack([koleo_loss(view) for view in classes]).sum()
         loss = torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
         return {"loss": loss} | terms | prototype_health(raw.flatten(0, 1), self._temperature)
+
+    def _in_pieces(self, whole: Tensor) -> bool:
+        """Whether as many patches as these views can hide are too many to have all their logits at once."""
+        images, side = whole.shape[0] * whole.shape[1], self.network.student.patch_size
+        return images * (whole[0, 0, 0].numel() // side**2) * self._head["prototypes"] > 4 * AT_ONCE
 
     def after_step(self) -> None:
         """The teacher follows the student."""
@@ -170,5 +182,4 @@ class SelfDistillation:
             record: further fields of the header: recipe, metrics, licences of the corpus, version of the code.
         """
         vit: Any = self.encoder(network or self.network)
-        info = teacher_info(vit, self.crops.size, self.corpus_sha256, self.licence_notice, record)
-        save_weights(path, plain_vit_state(vit), info)
+        write_teacher(path, vit, self.crops.size, self.corpus_sha256, self.licence_notice, record)

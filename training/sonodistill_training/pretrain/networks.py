@@ -144,7 +144,7 @@ class StudentAndTeacher(nn.Module):
         return self
 
     def forward(
-        self, whole: Tensor, local: Tensor | None, masks: Tensor | None, masked: Tensor
+        self, whole: Tensor, local: Tensor | None, masks: Tensor | None, masked: Tensor, units: bool = False
     ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]:
         """The student's side.
 
@@ -153,6 +153,7 @@ class StudentAndTeacher(nn.Module):
             local: (L, B, 1, h, w) local views, or None.
             masks: (G * B, N) bool, or None.
             masked: (M,) where the hidden patches are among the G * B * N.
+            units: give the hidden patches' unit vectors, of which :attr:`patch_heads` take cosines later.
 
         Returns:
             Logits of the global views (G, B, K), of the local ones (L, B, K) and class tokens (G, B, C); logits of the
@@ -166,16 +167,21 @@ class StudentAndTeacher(nn.Module):
             few = self.student_head(self.student.tokens(local.flatten(0, 1))[0]).unflatten(0, local.shape[:2])
         hidden = None
         if self.patches:
-            head = self.student_patch_head or self.student_head
-            hidden = head(patches.flatten(0, 1)[masked])
+            head, _ = self.patch_heads
+            hidden = (head.units if units else head)(patches.flatten(0, 1)[masked])
         return logits, few, classes.unflatten(0, shape), hidden
 
+    @property
+    def patch_heads(self) -> tuple[ProjectionHead, ProjectionHead]:
+        """The student's and the teacher's head of patches."""
+        return self.student_patch_head or self.student_head, self.teacher_patch_head or self.teacher_head
+
     @torch.no_grad()
-    def teach(self, whole: Tensor, masked: Tensor) -> tuple[Tensor, Tensor | None]:
+    def teach(self, whole: Tensor, masked: Tensor, units: bool = False) -> tuple[Tensor, Tensor | None]:
         """The teacher's logits of the whole views (G, B, K) and of the patches that the student does not see (M, K)."""
         classes, patches = self.teacher.tokens(whole.flatten(0, 1))
-        head = self.teacher_patch_head or self.teacher_head
-        hidden = head(patches.flatten(0, 1)[masked]) if self.patches else None
+        _, head = self.patch_heads
+        hidden = (head.units if units else head)(patches.flatten(0, 1)[masked]) if self.patches else None
         return self.teacher_head(classes).unflatten(0, whole.shape[:2]), hidden
 
     @torch.no_grad()
