@@ -6,7 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import segmentation_models_pytorch as smp
+import timm
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from sonodistill.annotate.training.versions import Versions
@@ -131,6 +134,15 @@ def test_of_another_precision_is_another_encoder(encoder: Path, tmp_path: Path) 
     network = Segmenter(NAME, weights=encoder).half()
     with pytest.raises(WeightsError, match="are not those of"):
         save_head(tmp_path / "head.safetensors", network.state_dict(), info_of(network), encoder)
+
+
+def test_timm_and_smp_read_it_by_the_lines_of_the_model_card(head: Path, encoder: Path) -> None:
+    held = timm.create_model(NAME, features_only=True, checkpoint_path=str(encoder)).state_dict()
+    assert all(torch.equal(held[key], value) for key, value in load_file(encoder).items())
+    unet = smp.Unet(f"tu-{NAME}", encoder_weights=None, in_channels=3, classes=1)
+    state = load_file(head)
+    state |= {f"encoder.model.{key}": value for key, value in load_file(encoder).items()}
+    unet.load_state_dict({key: value for key, value in state.items() if not key.startswith("familiarity.")})
 
 
 def test_it_is_written_only_beside_its_encoder(encoder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 
+from sonodistill import models
 from sonodistill.frames import Frame, read
 from sonodistill.transforms.masks import common_root, mask_path
 from sonodistill_training.corpus.labelled import LabelledFrame, read_labelled
@@ -21,6 +22,7 @@ from sonodistill_training.quickstart.report import Cine, Curve, Picture, Report,
 from sonodistill_training.quickstart.sources import LICENCE
 
 PICTURES = 4
+SHIPPED, MASKS_SHIPPED = models.DEFAULTS[models.SEGMENTATION], "masks_shipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class Results:
         )
 
     def _pictures(self) -> list[Picture]:
-        """Simulated test frames with what the segmenter says of them."""
+        """Simulated test frames with what the segmenter says of them, and the shipped one where there is one."""
         pictures = []
         shown = shown_frames(self.folder)
         root = common_root([frame.image for frame in shown])
@@ -145,6 +147,10 @@ class Results:
             truth = _read_mask(frame.mask) if frame.mask else np.zeros_like(image)
             title = f"Simulated: {frame.label}"
             pictures.append(Picture(title, image, found > 0, truth > 0, "simulated test frame"))
+            shipped = mask_path(self.folder / MASKS_SHIPPED, frame.image, 0, root)
+            if shipped.is_file():
+                caption = f"the same frame by the shipped {SHIPPED}, which learnt from real frames alone"
+                pictures.append(Picture(title, image, _read_mask(shipped) > 0, truth > 0, caption))
         return pictures
 
 

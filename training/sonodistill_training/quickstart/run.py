@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sonodistill import models
 from sonodistill.errors import SonoDistillError
 from sonodistill.files import write_text
 from sonodistill.networks.encoder import Encoder
@@ -25,7 +26,7 @@ from sonodistill_training.distill.offline import OFFLINE_TEACHER, fetch_offline_
 from sonodistill_training.distill.teacher import load_teacher
 from sonodistill_training.distributed import pick_device
 from sonodistill_training.quickstart.report import write_report
-from sonodistill_training.quickstart.results import Options, Results, shown_frames
+from sonodistill_training.quickstart.results import MASKS_SHIPPED, SHIPPED, Options, Results, shown_frames
 from sonodistill_training.quickstart.sources import example_files
 from sonodistill_training.workflow import run_bundle
 
@@ -54,6 +55,8 @@ class QuickStart:
         self._stage("segment", "segmenting the real cine", lambda: self._segment(files[0], "masks"))
         tested = [frame.image for frame in shown_frames(self.folder)]
         self._stage("segment", "segmenting simulated test frames", lambda: self._segment(tested, "masks_simulated"))
+        if (shipped := models.default(models.SEGMENTATION, torch=True)) is not None:
+            self._stage("segment", f"the same by {SHIPPED}", lambda: self._segment(tested, MASKS_SHIPPED, shipped))
         results = Results(self.folder, self.options, self._state, files[0], packed=len(pack), dice=float(dice))
         report = write_report(self.folder / "report.html", results.report())
         self.say(f"report: {report.resolve().as_uri()}")
@@ -145,16 +148,16 @@ class QuickStart:
         )
         return workflow.parser.get_parsed_content("validate#evaluator").state.metrics["val_dice"]
 
-    def _segment(self, sources: Path | list[Path], masks: str) -> None:
+    def _segment(self, sources: Path | list[Path], masks: str, shipped: Path | None = None) -> None:
         size = self.options.segment_size
+        own = {"encoder": self.options.student, "input_size": [size, size]}
         run_bundle(
             "inference.yaml",
             run_id="run",
             dataset_dir=sources,
             output_dir=self.folder / masks,
-            weights=self.folder / "segmenter" / "model.safetensors",
-            encoder=self.options.student,
-            input_size=[size, size],
+            weights=shipped or self.folder / "segmenter" / "model.safetensors",
+            **({} if shipped else own),
         )
 
     def _load_state(self) -> None:
