@@ -20,6 +20,7 @@ from sonodistill_training.evaluate.tables.needed import rank
 from sonodistill_training.evaluate.tables.parts import Runs, architecture, together, unlike
 
 METRIC = {"segmentation": "dice_empty1", "classification": "accuracy"}
+_OF_STRUCTURES = "dice_structures_images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +143,14 @@ def compare(one: Runs, other: Runs, metric: str | None = None) -> Paired:
             f"{one.cell.encoder} and {other.cell.encoder} cannot be compared: {'; '.join(apart)}",
             remedy="evaluate both with the same data, split and recipe",
         )
-    name = metric or METRIC[one.cell.task]
+    name = metric or metric_of(one)
     drawn_together = one.draws > 1 and one.order == other.order
     return paired(one.per_image(name), other.per_image(name), one.groups, same_runs=drawn_together)
+
+
+def metric_of(runs: Runs) -> str:
+    """What two encoders are compared by, image by image."""
+    return _OF_STRUCTURES if runs.structures else METRIC[runs.cell.task]
 
 
 def differences(one: Runs, other: Runs) -> list[str]:
@@ -189,4 +195,4 @@ def _comparison(one: Runs, other: Runs, found: Paired, p_holm: float) -> Compari
         ours, theirs = one.per_image("accuracy") > 0, aligned.per_image("accuracy") > 0
         exact = mcnemar(ours[one.order.index(run)], theirs[other.order.index(run)])
     counts = len(one.results), len(other.results)
-    return Comparison(one.cell, other.cell, METRIC[one.cell.task], found, p_holm, counts, exact, run)
+    return Comparison(one.cell, other.cell, metric_of(one), found, p_holm, counts, exact, run)
