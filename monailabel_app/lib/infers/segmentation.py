@@ -36,7 +36,7 @@ class Segmentation(FrameTask):
         numbers = numbers_of(predictor.labels, self.workbench.labels.names)
         frames = range(len(target))
         clock.done("pre")
-        masks, confidences = {}, []
+        masks, confidences, scores = {}, [], []
         if target.planar:
             predictions = iter([predictor.predict_one(target.frame(0))])
         else:
@@ -45,12 +45,15 @@ class Segmentation(FrameTask):
         for at, prediction in enumerate(predictions):
             masks[at], confidence = numbered(prediction, numbers)
             confidences.append(round(confidence, 4))
+            scores.append(round(prediction.unfamiliarity, 4))
         clock.done("infer")
         path = write_result(masks, target, request)
         clock.done("write")
         present = np.unique(np.concatenate([np.unique(mask) for mask in masks.values()]))
         drawn = [name for name, number in self.labels.items() if number in present]
-        return path, {"label_names": dict(self.labels), "labels": drawn, "frames": [*frames], "confidence": confidences}
+        said = {"label_names": dict(self.labels), "labels": drawn, "frames": [*frames], "confidence": confidences}
+        # Above 1: the model was not made for such a frame. A model that does not say it leaves the entry out.
+        return path, {**said, "unfamiliarity": scores} if predictor.runtime.scored else said
 
 
 def numbers_of(labels: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, ...]:
