@@ -7,13 +7,16 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from sonodistill import models
+from sonodistill.annotate.training.versions import Versions
 from sonodistill.errors import SonoDistillError, WeightsError
 from sonodistill.files import sha256
+from sonodistill.inference.familiarity import fit, to_tensors
 from sonodistill.inference.predictor import Predictor
 from sonodistill.networks.checkpoint import load_network
 from sonodistill.networks.click import ClickSegmenter
@@ -120,6 +123,20 @@ def test_an_encoder_that_was_trained_on_is_refused_and_may_be_shipped_whole(home
     whole = ship(source, home, LESION).model
     assert whole.encoder == ""
     assert whole.data == {"hc18": "CC BY 4.0", "aul": "CC BY 4.0", "busi": "CC BY 4.0"}, "its encoder is of that corpus"
+
+
+def test_the_warning_score_of_a_network_goes_along_in_full_precision(home: Path, tmp_path: Path) -> None:
+    source = frozen_segmenter(home / "resnet-us.safetensors", tmp_path / "model.safetensors")
+    state, info = load_weights(source)
+    drawn = np.random.default_rng(0).normal(size=(80, 8))
+    score = {key: torch.from_numpy(np.array(value)) for key, value in to_tensors(fit(drawn[:60], drawn[60:])).items()}
+    save_weights(source, {**state, **score}, replace(info, familiarity={"version": 1}))
+    model = ship(source, home, LESION, encoder="resnet-us").model
+    shipped, found = load_weights(model.path)
+    assert found.familiarity == {"version": 1}
+    assert all(torch.equal(shipped[key], value) and shipped[key].dtype == torch.float32 for key, value in score.items())
+    load_network(Versions(tmp_path / "embedding").begin_with(model.path).path)  # the encoder alone has no such score
+    assert load_network(Versions(tmp_path / "segmentation").begin_with(model.path).path)[1].familiarity
 
 
 def test_a_click_segmenter_is_compared_with_a_click(home: Path, tmp_path: Path) -> None:

@@ -146,8 +146,8 @@ def copy_encoder(path: Path, target: Path) -> Path:
     if info is None:
         raise WeightsError("this safetensors file has no SonoDistill header", path=path)
     encoder = Encoder(info.architecture, path)
-    alone = replace(info, kind="encoder", labels=(), metrics={}, encoder_file="", encoder_sha256="")
-    save_weights(target, encoder.state_dict(), alone)
+    of_the_whole = {"labels": (), "metrics": {}, "encoder_file": "", "encoder_sha256": "", "familiarity": {}}
+    save_weights(target, encoder.state_dict(), replace(info, kind="encoder", **of_the_whole))  # type: ignore[arg-type]
     return target
 
 
