@@ -19,6 +19,7 @@ _FIGURES = (
     ("dice", "Dice", ".4f"),
     ("agreement", "agreement", ".3f"),
     ("cosine", "cosine", ".5f"),
+    ("score_difference", "warning score within", ".1%"),
 )
 
 
@@ -55,6 +56,9 @@ def export(
     ] = None,
     min_cosine: Annotated[float, typer.Option(help="Refuse an encoder or classifier below it.")] = 0.99,
     min_agreement: Annotated[float, typer.Option(help="Refuse a classifier below it.")] = 0.95,
+    familiarity: Annotated[
+        bool, typer.Option(help="With the warning score of a checkpoint that has one, as a second output.")
+    ] = True,
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Also write what cannot be run here: Core ML anywhere but on macOS.")
     ] = False,
@@ -98,6 +102,7 @@ def export(
             draw,
             size=None if input_size is None else (input_size, input_size),
             labels=None if labels is None else [name.strip() for name in labels.split(",")],
+            familiarity=familiarity,
         )
         limits = Limits(dice=min_dice, cosine=min_cosine, agreement=min_agreement)
         made: list[Exported] = []
@@ -140,7 +145,7 @@ def _show(made: list[Exported]) -> None:
     table.add_column("check", overflow="fold")
     for item in made:
         check = item.info.check
-        names = _FIGURES[:1] if item.info.precision == "fp32" else _FIGURES[1:]
+        names = (_FIGURES[0], _FIGURES[-1]) if item.info.precision == "fp32" else _FIGURES[1:]
         figures = ", ".join(f"{word} {check[name]:{style}}" for name, word, style in names if name in check)
         row = (item.target.name, item.info.precision, item.path.name, f"{item.megabytes:.1f}")
         table.add_row(*row, figures or "none: nothing here runs it")

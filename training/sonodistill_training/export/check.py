@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sonodistill.errors import SonoDistillError
+from sonodistill.inference.familiarity import LIMIT
 from sonodistill.inference.runtimes.base import Runtime, filled
 
 Array = NDArray[np.float32]
@@ -19,6 +20,7 @@ Figures = dict[str, float]
 
 _BATCH = 4
 _LEAST_DICE = {"int8": 0.95}
+_SCORE_EXACT, _SCORE_ROUNDED = 1e-3, 0.25  # of a score; between two kinds of frames it differs by factors
 
 
 class ExportCheckError(SonoDistillError):
@@ -48,14 +50,17 @@ class Limits:
 
 
 @torch.inference_mode()
-def outputs(network: nn.Module, frames: Sequence[Array]) -> Array:
-    """What the network itself says of frames (1, H, W)."""
+def outputs(network: nn.Module, frames: Sequence[Array], part: int | None = None) -> Array:
+    """What the network itself says of frames (1, H, W); of several outputs that of the number ``part``."""
     batches = (np.stack(frames[start : start + _BATCH]) for start in range(0, len(frames), _BATCH))
-    return np.concatenate([network(torch.from_numpy(batch)).numpy() for batch in batches])
+    found = (network(torch.from_numpy(batch)) for batch in batches)
+    return np.concatenate([(each if part is None else each[part]).numpy() for each in found])
 
 
-def run(runtime: Runtime, frames: Sequence[Array]) -> Array:
+def run(runtime: Runtime, frames: Sequence[Array], part: int | None = None) -> Array:
     """What the exported file says of them: of the first alone, of the others several at a time, if it takes several.
+
+    With ``part`` 1 its warning scores.
 
     Raises:
         ExportCheckError: it gives another number of outputs than it got images.
@@ -65,7 +70,7 @@ def run(runtime: Runtime, frames: Sequence[Array]) -> Array:
     parts = []
     for start, end in zip(starts, [*starts[1:], len(frames)], strict=True):
         images = filled(np.stack(frames[start:end]), runtime.batch or 0)
-        output = runtime(images)
+        output = runtime(images) if part is None else runtime.both(images)[part]
         if len(output) != len(images):
             raise ExportCheckError(f"gives {len(output)} outputs for {len(images)} images")
         parts.append(output[: end - start])
@@ -135,6 +140,37 @@ def require(kind: str, precision: str, reference: Array, figures: Figures, limit
                 remedy=f"nothing was written; give more and more typical --frames, or allow it: --min-{name} "
                 f"{figures[name] - 5e-5:.4f}",
             )
+
+
+def compare_scores(reference: Array, found: Array) -> Figures:
+    """What differs of the warning scores: the largest share of a score, and the frames on the same side of the limit.
+
+    Raises:
+        ExportCheckError: values that are not finite.
+    """
+    if reference.shape != found.shape or not np.isfinite(found).all():
+        raise ExportCheckError("its warning scores are not one finite number a frame")
+    sides = (reference > LIMIT) == (found > LIMIT)
+    return {
+        "score_difference": float(np.max(np.abs(found - reference) / reference)),
+        "score_agreement": float(sides.mean()),
+    }
+
+
+def require_scores(precision: str, figures: Figures, path: Path) -> None:
+    """Refuse a file whose warning score says something else than the network's.
+
+    Raises:
+        ExportCheckError: with the figure and its limit.
+    """
+    allowed = _SCORE_EXACT if precision == "fp32" else _SCORE_ROUNDED
+    if figures["score_difference"] > allowed:
+        raise ExportCheckError(
+            f"in {precision} its warning score differs from the network's by up to "
+            f"{figures['score_difference']:.1%}, more than {allowed:.1%}",
+            path=path,
+            remedy="nothing was written; export it without the score: --no-familiarity",
+        )
 
 
 def _classes(logits: Array) -> NDArray[np.integer]:

@@ -19,10 +19,21 @@ from torch import nn
 from sonodistill.errors import SonoDistillError, WeightsError
 from sonodistill.files import sha256
 from sonodistill.inference.exported import ExportInfo
+from sonodistill.inference.scored import Scored, load_score
 from sonodistill.networks.checkpoint import load_network
 from sonodistill.transforms.geometry import Size
 from sonodistill.weights_header import WeightsInfo
-from sonodistill_training.export.check import Array, ExportCheckError, Limits, compare, outputs, require, run
+from sonodistill_training.export.check import (
+    Array,
+    ExportCheckError,
+    Limits,
+    compare,
+    compare_scores,
+    outputs,
+    require,
+    require_scores,
+    run,
+)
 from sonodistill_training.export.frames import CalibrationError, FrameSet, evenly
 from sonodistill_training.export.network import fold_stem
 from sonodistill_training.export.targets import Target, companion_paths
@@ -50,6 +61,8 @@ class Source:
         size: (height, width) of the input, pixels.
         frames: for calibration and check.
         reference: the network's output on the frames of the check.
+        scored: ``folded`` with the warning score of the checkpoint; None for one without.
+        scores: the score of the frames of the check.
     """
 
     network: nn.Module
@@ -59,6 +72,8 @@ class Source:
     size: Size
     frames: FrameSet
     reference: Array
+    scored: nn.Module | None = None
+    scores: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +99,7 @@ def prepare(
     *,
     size: Size | None = None,
     labels: Sequence[str] | None = None,
+    familiarity: bool = True,
 ) -> Source:
     """Load a checkpoint and compute what exports of it are compared with.
 
@@ -92,6 +108,7 @@ def prepare(
         frames: gives the frames for a size: :func:`default_frames`, or one made of :func:`given_frames`.
         size: of the exported input; by default what the checkpoint was trained at, else 256 x 256.
         labels: in place of the checkpoint's.
+        familiarity: whether the exports warn of unfamiliar frames, where the checkpoint does.
 
     Raises:
         WeightsError: the checkpoint is not what it says, or does not take this size.
@@ -114,7 +131,12 @@ def prepare(
         raise WeightsError(
             f"{info.architecture} does not run at {size[0]} x {size[1]} pixels ({str(error)[:120]})", path=checkpoint
         ) from error
-    return Source(network, fold_stem(network, size), info, sha256(checkpoint), size, found, reference)
+    folded, score = fold_stem(network, size), load_score(checkpoint, network, info) if familiarity else None
+    source = Source(network, folded, info, sha256(checkpoint), size, found, reference)
+    if score is None:
+        return source
+    scores = outputs(Scored(network, score).eval(), found.check, 1)
+    return replace(source, scored=Scored(folded, score).eval(), scores=scores)
 
 
 def export(
@@ -157,8 +179,12 @@ def export(
             path=out,
             remedy="export it on macOS, or take the file as it is: --unchecked",
         )
+    # Where a file cannot have the score, its header does not promise one.
+    with_score = source.scored is not None and target.scored
+    if source.scored is not None and not with_score:
+        logger.warning("%s has one output: the file does not warn of unfamiliar frames", target.name)
     info = ExportInfo(
-        weights=source.info,
+        weights=source.info if with_score else replace(source.info, familiarity={}),
         target=target.name,
         precision=precision,
         input_size=source.size,
@@ -181,7 +207,7 @@ def export(
 
 def _write(source: Source, target: Target, path: Path, info: ExportInfo) -> None:
     try:
-        target.write(source.folded, path, info, source.frames.calibration)
+        target.write(_network(source, info), path, info, source.frames.calibration)
     except (SonoDistillError, OSError):
         raise
     # As wide as this: eight toolchains raise what they like, and a batch of targets goes on after each.
@@ -194,16 +220,24 @@ def _write(source: Source, target: Target, path: Path, info: ExportInfo) -> None
         ) from error
 
 
+def _network(source: Source, info: ExportInfo) -> nn.Module:
+    return source.scored if info.weights.familiarity and source.scored is not None else source.folded
+
+
 def _checked(source: Source, target: Target, path: Path, info: ExportInfo, limits: Limits, out: Path) -> ExportInfo:
     """``info`` with the figures of the check, as the file says it from now on."""
     places = evenly(len(source.frames.check), _CHECKED.get(info.precision, _CHECKED_AT_MOST))
     frames = [source.frames.check[place] for place in places]
     reference = source.reference[places]
-    found = run(target.open(path), frames)
+    opened = target.open(path)
+    found = run(opened, frames)
     figures = compare(source.info.kind, reference, found)
     require(source.info.kind, info.precision, reference, figures, limits, out)
+    if info.weights.familiarity and source.scores is not None:
+        figures |= compare_scores(source.scores[places], run(opened, frames, 1))
+        require_scores(info.precision, figures, out)
     info = replace(info, check=figures)
-    target.stamp(source.folded, path, info)
+    target.stamp(_network(source, info), path, info)
     again = target.open(path)
     if again.info != info or not np.array_equal(again(frames[0][None]), found[:1]):
         raise ExportCheckError("is not the same any more after its metadata were added", path=out)

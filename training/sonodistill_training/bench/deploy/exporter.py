@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class Exporter:
             network = networks.build(job["network"], size)
             self._weights = networks.describe(job["network"], network, size)
         else:
-            network, self._weights = load_network(job["path"])
+            network, info = load_network(job["path"])
+            self._weights = replace(info, familiarity={})  # what is timed is the network alone
         self._network = fold_stem(network).requires_grad_(False)
         self._calibration = list(np.load(job["calibration"]))
         self.about: dict[str, Any] = {}

@@ -55,6 +55,8 @@ class Target:
             so that the file cannot be checked.
         packages: whose versions the file records.
         companions: suffixes of other files that belong to it and are replaced with it.
+        scored: whether the file can have a second output, the warning score. TorchScript's readers (MONAI Deploy,
+            MONAI Label) expect one output, and what ExecuTorch and Core ML say of two cannot be checked on Linux.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Target:
     runtime: str = ""
     packages: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
+    scored: bool = False
 
     def file_name(self, precision: str) -> str:
         """The default name of its file: "model.onnx", or "model.int8.onnx" beside it."""
@@ -79,7 +82,8 @@ class Target:
         """Write ``network`` to ``path``, in a folder where nothing else lies.
 
         Args:
-            network: in eval mode, (B, 1, H, W) gray in [0, 1] to one tensor.
+            network: in eval mode, (B, 1, H, W) gray in [0, 1] to one tensor; of a ``scored`` target and where the
+                header of ``info`` has a familiarity, to the output and (B,) scores.
             path: of the file; companions go beside it.
             info: says the input's size and the precision; it is stored in the file.
             calibration: frames (1, H, W) float32, for an int8 target.
@@ -124,12 +128,14 @@ _ONNX = ("onnx", "onnxscript")
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("onnx", ".onnx", ("fp32", "fp16"), "onnx", "onnxruntime", _ONNX),
-        Target("onnx-int8", ".onnx", ("int8",), "onnx_int8", "onnxruntime", (*_ONNX, "onnxruntime")),
-        Target("openvino", ".xml", ("fp32", "fp16"), "openvino", "openvino", (*_ONNX, "openvino"), (".bin",)),
-        Target("openvino-int8", ".xml", ("int8",), "openvino", "openvino", (*_ONNX, "openvino", "nncf"), (".bin",)),
+        Target("onnx", ".onnx", ("fp32", "fp16"), "onnx", "onnxruntime", _ONNX, scored=True),
+        Target("onnx-int8", ".onnx", ("int8",), "onnx_int8", "onnxruntime", (*_ONNX, "onnxruntime"), scored=True),
+        Target("openvino", ".xml", ("fp32", "fp16"), "openvino", "openvino", (*_ONNX, "openvino"), (".bin",), True),
+        Target(
+            "openvino-int8", ".xml", ("int8",), "openvino", "openvino", (*_ONNX, "openvino", "nncf"), (".bin",), True
+        ),
         Target("torchscript", ".ts", ("fp32", "fp16", "bf16"), "torchscript", "torch", ("monai",)),
-        Target("pt2", ".pt2", ("fp32", "fp16", "bf16"), "pt2", "torch"),
+        Target("pt2", ".pt2", ("fp32", "fp16", "bf16"), "pt2", "torch", scored=True),
         Target(
             "executorch",
             ".pte",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from sonodistill.inference.scored import Scored
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -17,9 +20,10 @@ class Cast(nn.Module):
         super().__init__()
         self.network, self.dtype = network, dtype
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         """(B, 1, H, W) float32 to what the network returns, float32."""
-        return self.network(x.to(self.dtype)).float()
+        found = self.network(x.to(self.dtype))
+        return found.float() if isinstance(found, Tensor) else tuple(part.float() for part in found)
 
 
 def in_precision(network: nn.Module, precision: str) -> nn.Module:
@@ -27,4 +31,7 @@ def in_precision(network: nn.Module, precision: str) -> nn.Module:
     if precision == "fp32":
         return network
     dtype = DTYPES[precision]
-    return Cast(copy.deepcopy(network).to(dtype), dtype).eval()
+    lower = copy.deepcopy(network).to(dtype)
+    if isinstance(network, Scored):
+        lower.score = copy.deepcopy(network.score)  # small, and computed in float32 all the same
+    return Cast(lower, dtype).eval()

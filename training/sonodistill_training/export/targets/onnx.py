@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from sonodistill.inference.exported import KEY, ExportInfo, to_text
+from sonodistill.inference.familiarity import OUTPUT as SCORE
 from sonodistill_training.export.targets import INPUT, OUTPUT, ToolchainMissingError
 from sonodistill_training.export.targets.capture import capture, unsupported
 from sonodistill_training.export.targets.cast import in_precision
@@ -53,7 +54,7 @@ def make(network: nn.Module, info: ExportInfo) -> ModelProto:
                 program,
                 dynamo=True,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=[OUTPUT, SCORE] if info.weights.familiarity else [OUTPUT],
                 opset_version=OPSET,
                 external_data=False,
                 verbose=False,
@@ -68,6 +69,25 @@ def make(network: nn.Module, info: ExportInfo) -> ModelProto:
         node.doc_string = ""
     set_metadata(model, info)
     return model
+
+
+def of_score_alone(model: ModelProto) -> list[str]:
+    """Names of the nodes that make the warning score and nothing else."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+
+    def behind(name: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            node = makers.get(waiting.pop())
+            if node is not None and node.name not in found:
+                found.add(node.name)
+                waiting.extend(node.input)
+        return found
+
+    if SCORE not in makers:
+        return []
+    return sorted(behind(SCORE) - behind(OUTPUT))
 
 
 def set_metadata(model: ModelProto, info: ExportInfo) -> None:

@@ -36,6 +36,7 @@ def write(network: nn.Module, path: Path, info: ExportInfo, calibration: Frames 
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=onnx_target.of_score_alone(model),
         )
     stamp(path, info)
 
