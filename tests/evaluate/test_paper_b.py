@@ -18,7 +18,7 @@ from sonodistill_training.evaluate.data import cached_sets, read_set
 from sonodistill_training.evaluate.encoders.load import load_encoder
 from sonodistill_training.evaluate.learning.augment_paper_b import strong
 from sonodistill_training.evaluate.learning.feeds import ImageFeed
-from sonodistill_training.evaluate.learning.loop import Job, _order, one_epoch, rate_factor
+from sonodistill_training.evaluate.learning.loop import Job, _order, one_epoch, rate_factor, train
 from sonodistill_training.evaluate.learning.losses import AccuracyScore, StructuresScore, segmentation_loss
 from sonodistill_training.evaluate.learning.recipes import recipe
 from sonodistill_training.evaluate.learning.token_probe import TokenHeads
@@ -26,6 +26,8 @@ from sonodistill_training.evaluate.metrics.structures import counts, summarise_s
 from sonodistill_training.evaluate.results import Store
 from sonodistill_training.evaluate.scoring import structure_columns
 from sonodistill_training.evaluate.tables.build import own_tables, paper_tables
+from sonodistill_training.evaluate.tables.paired import metric_of
+from sonodistill_training.evaluate.tables.parts import together
 from sonodistill_training.evaluate_commands import app
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -292,6 +294,29 @@ def test_a_probe_is_trained_by_sgd_with_a_rate_for_each_step():
     assert any(not torch.equal(a, b) for a, b in zip(before, heads.parameters(), strict=True))
 
 
+def test_a_probe_is_chosen_among_the_heads_of_the_last_epoch(tmp_path):
+    settings = recipe("paper_b", "classification", epochs=2, batch_size=4)
+    scores = iter([[0.9, 0.8], [0.4, 0.6]])
+    turn: list[float] = []
+
+    class Score(AccuracyScore):
+        def of_all(self, parts):
+            if not turn:
+                turn.extend(next(scores))
+            return turn.pop(0)
+
+    class Feed:
+        def batch(self, rows, generator=None):
+            return [torch.ones(len(rows), 1, 4)], torch.zeros(len(rows), dtype=torch.long)
+
+    heads = TokenHeads(1, 4, 2, 2)
+    groups = heads.parameter_groups([0.1, 0.01])
+    rows, loss = np.arange(8), functional.cross_entropy
+    job = Job(Feed(), rows, rows, loss, Score(), groups, settings, 0, False, tmp_path / "x.pt", sgd=True)
+    found = train(heads, job)
+    assert (found.best, found.best_epoch, found.head) == (0.6, 2, 1)
+
+
 def test_one_command_makes_paper_bs_table_and_says_what_was_not_there(sets, checkpoint, tmp_path):
     out = tmp_path / "out"
     small = ["--epochs", "1", "--epoch-steps", "1", "--batch-size", "4", "--input-size", "32", "--seeds", "1"]
@@ -321,6 +346,10 @@ def test_one_command_makes_paper_bs_table_and_says_what_was_not_there(sets, chec
     assert all(value in text for value in ("0.8601", "0.7424", "0.9454", "no result in the store"))
     (table,) = [table for table in own_tables(Store(out).all()) if table.key.startswith("jnu_ifm")]
     assert table.entry("UltraDINO ViT-S/16", "dice:pubic symphysis").estimate is not None
+    (runs,) = [runs for runs in together(Store(out).all()) if runs.cell.data == "jnu_ifm"]
+    assert metric_of(runs) == "dice_structures_images"
+    summary = results["jnu_ifm"].summary
+    assert runs.per_image(metric_of(runs)).mean() == pytest.approx(summary["dice_structures_images"])
 
 
 def test_vits_of_timm_without_class_token_are_refused_by_name():

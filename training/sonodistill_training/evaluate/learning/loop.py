@@ -59,7 +59,8 @@ class Job:
         seed: of the order, the augmentation and dropout.
         bf16: whether to autocast.
         checkpoint: where an unfinished training is kept, to be gone on with.
-        sgd: DINOv2's linear probe: SGD with momentum 0.9 in the place of AdamW, and a schedule by step.
+        sgd: DINOv2's linear probe: SGD with momentum 0.9 in the place of AdamW, a schedule by step, and no choice among
+            epochs: the last one's best head.
     """
 
     feed: Feed
@@ -135,7 +136,7 @@ def train(network: nn.Module, job: Job, on_epoch: Callable[[dict[str, float]], N
             "validation": scores[head],
         }
         trained.curve.append(row)
-        if scores[head] > trained.best:
+        if scores[head] > trained.best and (not job.sgd or epoch + 1 == job.recipe.epochs):
             trained.best, trained.best_epoch, trained.head = scores[head], epoch + 1, head
             best_state = _trainable(network)
         if on_epoch:
