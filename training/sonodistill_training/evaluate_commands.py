@@ -1,4 +1,4 @@
-"""Command line of the evaluation: run, tables, report, representation, encoders; external is beside it."""
+"""Command line of the evaluation: run, tables, report, representation, encoders; the other commands lie beside it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from sonodistill_training.circumference_commands import circumference
 from sonodistill_training.external_commands import external
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 
 app.command("external")(external)
+app.command("circumference")(circumference)
 
 _EXIT_FAILURES = 2
 _NAMES = {"b": "headline", "B": "headline"}
