@@ -6,6 +6,7 @@ What a package does to load a model is repeated here; the package itself is inst
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,9 @@ def bundle(exported: Exported, source: Source, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("site") / "breast_segmentation"
     shutil.copytree(package_bundle() / "configs", folder / "configs")
     config = folder / "configs" / "inference.yaml"
-    config.write_text(config.read_text().replace("input_size: [256, 256]", f"input_size: {list(source.size)}"))
+    text, lines = re.subn("(?m)^input_size: .*$", f"input_size: {list(source.size)}", config.read_text())
+    assert lines == 1
+    config.write_text(text)
     (folder / "models").mkdir()
     shutil.copyfile(exported.path, folder / "models" / "model.ts")
     return folder
