@@ -18,7 +18,12 @@ from pydicom import examples
 from safetensors.torch import save_file
 
 from sonodistill.errors import BundleConfigError, DatasetError, UnreadableFileError, WeightsError
+from sonodistill.frames import read
+from sonodistill.networks.classifier import Classifier
+from sonodistill.networks.whole import load_into
+from sonodistill.transforms.geometry import to_input
 from sonodistill.weights import read_info
+from sonodistill_training.corpus.labelled import classification_items
 from sonodistill_training.workflow import run_bundle
 
 
@@ -79,7 +84,14 @@ def test_classification_is_an_overlay(data, tmp_path):
     info = read_info(tmp_path / "model.safetensors")
     assert info.kind == "classifier" and len(info.labels) >= 3
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert all(0 <= row["val_accuracy"] <= 1 for row in rows)
+    network = Classifier("resnet18", classes=len(info.labels))
+    load_into(network, tmp_path / "model.safetensors")
+    items = classification_items(data, "validation")
+    images = [to_input(next(iter(read(item["image"]))).image, SMALL["input_size"]) for item in items]
+    with torch.no_grad():
+        found = network.eval()(torch.from_numpy(np.stack(images))).argmax(1)
+    right = sum(int(one) == item["label"] for one, item in zip(found, items, strict=True))
+    assert max(row["val_accuracy"] for row in rows) == pytest.approx(right / len(items))
 
 
 def test_evaluation_measures_a_split_image_by_image(data, trained, tmp_path):

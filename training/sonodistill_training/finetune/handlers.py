@@ -24,6 +24,14 @@ from sonodistill_training.logs import JSONL
 logger = logging.getLogger(__name__)
 
 
+def one_class_an_image(output: Sequence[Mapping[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """One-hot (C,) "pred" and "label" of each image to (B, C) and class numbers (B,), as ignite's Accuracy takes them.
+
+    Image by image it would take the C numbers for C answers of yes or no, most of which are right of any class.
+    """
+    return torch.stack([item["pred"] for item in output]), torch.stack([item["label"] for item in output]).argmax(1)
+
+
 class Resume:
     """Save what the training needs after each epoch, and go on from it when the file is there at the start.
 
