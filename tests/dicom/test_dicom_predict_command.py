@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from sonodistill.dicom.commands import app
 from sonodistill.errors import BundleConfigError, EmptyInputError, UnreadableFileError
+from sonodistill.models import FOLDER_VARIABLE
 
 HAS_LIBJPEG = importlib.util.find_spec("libjpeg") is not None
 SHORT = [name for name in PUBLIC if name != "color3d_jpeg_baseline.dcm"]
@@ -216,8 +217,9 @@ def test_the_routes_of_a_configuration_choose_the_model_and_refuse_what_none_cov
     assert "cines of a probe" in rows[CINE]["reason"]
 
 
-def test_it_refuses_to_guess_the_model_and_to_do_nothing(study, model, tmp_path):
+def test_it_refuses_to_guess_the_model_and_to_do_nothing(study, model, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "empty"))  # a bundle that came without models
     (tmp_path / "service.toml").write_text("")
     with pytest.raises(BundleConfigError, match="--model FILE, or --config"):
         predict(study, "--out", tmp_path / "out")

@@ -14,6 +14,8 @@ pytest.importorskip("PySide6", reason="needs PySide6: pip install pyside6-essent
 
 from qt_shim.harness import Panel, panel
 
+from sonodistill.models import FOLDER_VARIABLE
+
 
 @pytest.fixture
 def module(scene: Any, tmp_path: Path) -> Iterator[Panel]:
@@ -241,7 +243,8 @@ def test_slicer_asks_before_it_installs(module: Panel, tmp_path: Path, monkeypat
     assert asked == [(["no-such-package-here"], {"requester": "UltrasoundSegment"})]
 
 
-def test_a_local_model_that_is_none_is_said(module: Panel, tmp_path: Path) -> None:
+def test_a_local_model_that_is_none_is_said(module: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))  # a bundle that came without models
     module.parameters.backendKind = type(module.parameters.backendKind).LOCAL
     module.ui.connectButton.click()
     assert "No model file is chosen" in module.ui.messageLabel.text
