@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 from pydicom import examples
 
+from sonodistill.annotate.acquire import embeddings
+from sonodistill.annotate.acquire.embeddings import Embedder
 from sonodistill.annotate.acquire.queue import DEFAULT, MOST, STRATEGIES, Acquisition
 from sonodistill.annotate.acquire.walk import Sampling
 from sonodistill.annotate.errors import InvalidIdError, InvalidPromptError, UnknownIdError, UnreachableError
@@ -199,6 +201,29 @@ def test_it_chooses_before_anything_is_embedded(bench):
     assert len({choice.frame for choice in chosen}) == 4 and "not embedded yet" in chosen[0].why
     assert [choice.frame for choice in acquisition.next("first", 3, annotator="a")] == bench.frames()[:3]
     assert len(acquisition.next("random", MOST, annotator="a")) == STILLS
+
+
+def test_while_frames_are_embedded_as_many_are_given_as_are_asked_for(bench, monkeypatch):
+    one, go_on = threading.Event(), threading.Event()
+    embed = Embedder._embed
+
+    def slowly(self, batch):
+        embed(self, batch)
+        self._publish(finished=True)
+        one.set()
+        go_on.wait(60)
+
+    monkeypatch.setattr(Embedder, "_embed", slowly)
+    monkeypatch.setattr(embeddings, "_BATCH", 1)
+    acquisition = bench.acquisition(done=False)
+    try:
+        assert one.wait(60)
+        wait(lambda: acquisition.progress()["embedded"] == 1)
+        chosen = acquisition.next(n=4, annotator="a")
+        assert len({choice.frame for choice in chosen}) == 4
+        assert ["not embedded yet" in choice.why for choice in chosen] == [False, True, True, True]
+    finally:
+        go_on.set()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -131,8 +131,9 @@ class Acquisition:
         """Up to ``n`` frames to label, the most wanted first; fewer where there are no more.
 
         Nothing is embedded, fitted or read for it. Frames not embedded yet are no candidates, except of "first" and
-        "random", and where no other is left. The same frame is given again until it is labelled, to an annotator with
-        a name; those without one are told apart by nothing, and are given another.
+        "random", where no other is left, and to fill up ``n`` while frames are being embedded. The same frame is given
+        again until it is labelled, to an annotator with a name; those without one are told apart by nothing, and are
+        given another.
 
         Args:
             strategy: name in ``STRATEGIES``, None for ``DEFAULT``.
@@ -184,7 +185,7 @@ class Acquisition:
         held: Collection[FrameId],
         only: Collection[FrameId] | None = None,
     ) -> list[Choice]:
-        """From the embedded frames, or from all where none of those is left."""
+        """From the embedded frames; from all where none of those is left, or too few while more are embedded."""
         seed = (self._seed, said.revision)
         view = self._embedder.view
         allowed = np.zeros(len(view.pool), bool)
@@ -207,7 +208,11 @@ class Acquisition:
             limits=self._limits,
             taken=view.taken,
         )
-        return [Choice(view.frames[pick.row], pick.score, pick.why) for pick in picks]
+        choices = [Choice(view.frames[pick.row], pick.score, pick.why) for pick in picks]
+        if allowed.sum() < n and self._embedder.progress()["running"]:  # others are embedded in a while
+            taken = {*out, *(choice.frame for choice in choices)}
+            choices += self._of_all(strategy, n - len(choices), seed, taken, only)
+        return choices
 
     def _of_all(
         self, strategy: str, n: int, seed: tuple[int, ...], out: Collection[FrameId], only: Collection[FrameId] | None
