@@ -38,10 +38,9 @@ def circumference(
     from sonodistill.models import resolve
     from sonodistill_training.evaluate.circumference import agree, read_published
     from sonodistill_training.evaluate.external.frames import items_of
+    from sonodistill_training.evaluate.plan import parse_sources
 
-    name, equals, folder = data.partition("=")
-    if not (name and equals and folder):
-        raise BundleConfigError(f"{data!r} is no NAME=FOLDER", remedy="for example hc18=frames/hc18")
+    ((name, folder),) = parse_sources([data]).items()
     published = read_published(table)
     items = [item for item in items_of(name, folder) if split in ("all", item.split)]
     if not items:

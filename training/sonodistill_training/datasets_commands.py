@@ -131,15 +131,13 @@ def prepare(
 ) -> None:
     """Write a labelled data set as the folder that fine-tuning reads, divided as `evaluate` divides it."""
     from sonodistill.errors import BundleConfigError
-    from sonodistill_training.evaluate.plan import TASKS
+    from sonodistill_training.evaluate.plan import TASKS, parse_sources
     from sonodistill_training.evaluate.prepare import prepare
 
-    name, equals, folder = data.partition("=")
-    if not (name and equals and folder):
-        raise BundleConfigError(f"{data!r} is no NAME=FOLDER", remedy="for example busi=/data/BUSI")
+    ((name, folder),) = parse_sources([data]).items()
     if task not in TASKS:
         raise BundleConfigError(f"no task is called {task}", remedy=f"choose one of {', '.join(TASKS)}")
-    counts = prepare(name, Path(folder), out, task, split, split_seed)
+    counts = prepare(name, folder, out, task, split, split_seed)
     typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
