@@ -226,6 +226,24 @@ def test_while_frames_are_embedded_as_many_are_given_as_are_asked_for(bench, mon
         go_on.set()
 
 
+def test_a_label_in_the_middle_of_embedding_does_not_leave_the_next_annotator_with_less(bench, monkeypatch):
+    embed = Embedder._embed
+
+    def labelled_meanwhile(self, batch):
+        embed(self, batch)
+        if self._walk.embedded == 1:
+            bench.accept(next(frame for frame in bench.frames() if not self._walk.has(frame)))
+
+    monkeypatch.setattr(Embedder, "_embed", labelled_meanwhile)
+    monkeypatch.setattr(embeddings, "_BATCH", 1)
+    monkeypatch.setattr(embeddings, "_POLL", 60)  # what was labelled comes first, after a pause
+    acquisition = bench.acquisition(done=False)
+    wait(lambda: len(acquisition._embedder.view.frames) == 1)
+    time.sleep(0.5)
+    assert acquisition.progress() | {"embedded": 1, "running": True} == acquisition.progress()
+    assert len({choice.frame for choice in acquisition.next(n=4, annotator="carol")}) == 4
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_same_is_chosen_again_until_a_label_is_saved(bench, strategy):
     acquisition = bench.acquisition()

@@ -116,14 +116,23 @@ class Embedder:
                 self._busy -= 1
                 self._idle.notify_all()
 
+    @property
+    def running(self) -> bool:
+        """Whether frames are embedded just now."""
+        return self._working and self._thread is not None and self._thread.is_alive()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the view lacks frames that it will have, also while an error makes a pause."""
+        return self.running or self._walk.embedded < self._walk.total
+
     def progress(self) -> dict[str, Any]:
         """How far it is; see ``Acquisition.progress``."""
         walk, source = self._walk, self._source
-        running = self._working and self._thread is not None and self._thread.is_alive()
         return {
             "embedded": walk.embedded,
             "total": walk.total,
-            "running": running,
+            "running": self.running,
             "eta_seconds": self._eta(),
             "error": self._error,
             "model": source.name,
@@ -144,32 +153,35 @@ class Embedder:
         _lower_priority()
         try:
             while not self._stop.is_set():
-                pause = _POLL
+                pause, done = _POLL, True
                 try:
-                    self._pass()
+                    done = self._pass()
                     self._error = ""
                 except Exception as error:  # the thread goes on, whatever a library raises
                     logger.warning("embedding pauses: %s", type(error).__name__, exc_info=_is_fault(error))
                     # The text of any other error may name files of this machine.
                     self._error, pause = str(getattr(error, "message", type(error).__name__))[:300], _RETRY
                     self._walk.again()
-                self._working = False
+                self._working = not done
                 self._stop.wait(pause)
         finally:
             if self._store is not None:
                 self._store.close()
 
-    def _pass(self) -> None:
-        """Embed what is missing, until something comes first: then the next pass does that."""
+    def _pass(self) -> bool:
+        """Embed what is missing, until something comes first: then the next pass does that, and this one is False."""
+        done = True
         self._follow_versions()
         self._refresh()
         self._learner.look()
         if self._walk.changed(self._learner.frames):
             todo = self._walk.look(self._learner.frames)
             self._working = self._working or bool(todo)
-            if self._embed_all(todo):
+            done = self._embed_all(todo)
+            if done:
                 _prune(self._folder)
         self._publish(finished=True)
+        return done
 
     def _embed_all(self, todo: Sequence[tuple[Item, list[int]]]) -> bool:
         """Whether all of it was embedded."""

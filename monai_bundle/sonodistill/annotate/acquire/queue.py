@@ -131,9 +131,9 @@ class Acquisition:
         """Up to ``n`` frames to label, the most wanted first; fewer where there are no more.
 
         Nothing is embedded, fitted or read for it. Frames not embedded yet are no candidates, except of "first" and
-        "random", where no other is left, and to fill up ``n`` while frames are being embedded. The same frame is given
-        again until it is labelled, to an annotator with a name; those without one are told apart by nothing, and are
-        given another.
+        "random", where no other is left, and to fill up ``n`` until all are embedded. The same frame is given again
+        until it is labelled, to an annotator with a name; those without one are told apart by nothing, and are given
+        another.
 
         Args:
             strategy: name in ``STRATEGIES``, None for ``DEFAULT``.
@@ -185,7 +185,7 @@ class Acquisition:
         held: Collection[FrameId],
         only: Collection[FrameId] | None = None,
     ) -> list[Choice]:
-        """From the embedded frames; from all where none of those is left, or too few while more are embedded."""
+        """From the embedded frames; from all where none of those is left, or too few until the others are embedded."""
         seed = (self._seed, said.revision)
         view = self._embedder.view
         allowed = np.zeros(len(view.pool), bool)
@@ -193,23 +193,17 @@ class Acquisition:
             allowed[:] = only is None
             allowed[[view.rows[frame] for frame in only or () if frame in view.rows]] = True
             allowed[[view.rows[frame] for frame in out if frame in view.rows]] = False
-        if not allowed.any():
-            return self._of_all(strategy, n, seed, out, only)
         # Those that others have in hand are as good as labelled.
         near = {view.rows[frame] for frame in {*said.all, *held} if frame in view.rows}
         labelled = np.array(sorted(near), np.int64)
-        picks = select(
-            strategy,
-            view.pool,
-            labelled,
-            np.flatnonzero(allowed),
-            n,
-            seed=seed,
-            limits=self._limits,
-            taken=view.taken,
+        candidates = np.flatnonzero(allowed)
+        picks = (
+            select(strategy, view.pool, labelled, candidates, n, seed=seed, limits=self._limits, taken=view.taken)
+            if len(candidates)
+            else []
         )
         choices = [Choice(view.frames[pick.row], pick.score, pick.why) for pick in picks]
-        if allowed.sum() < n and self._embedder.progress()["running"]:  # others are embedded in a while
+        if not choices or (len(choices) < n and self._embedder.unfinished):
             taken = {*out, *(choice.frame for choice in choices)}
             choices += self._of_all(strategy, n - len(choices), seed, taken, only)
         return choices
