@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sonodistill.errors import BundleConfigError
+from sonodistill_training.kernels.transformer import quicken
 from sonodistill_training.pretrain.build import seeded, write_teacher
 from sonodistill_training.pretrain.crops import MultiCrop, make_views, single_crop
 from sonodistill_training.pretrain.networks import MaskedViT
@@ -98,9 +99,11 @@ class MaskedAutoencoding:
         self._decoder = {"dim": decoder_dim, "depth": decoder_depth}
         self.corpus_sha256, self.licence_notice = corpus_sha256, licence_notice or student.licence_notice
 
-    def prepare(self, device: torch.device, bf16: bool) -> None:  # noqa: ARG002 (the loop's protocol)
+    def prepare(self, device: torch.device, bf16: bool) -> None:
         """Move the network."""
         self.network.to(device)
+        if bf16 and device.type == "cpu":
+            quicken(self.network)
 
     def step(self, network: nn.Module, batch: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:  # noqa: ARG002
         """``loss``: the mean squared error of hidden patches, each brought to mean 0 and variance 1 (section 3)."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sonodistill.errors import BundleConfigError
+from sonodistill_training.kernels.transformer import quicken
 from sonodistill_training.pretrain.build import seeded, write_teacher
 from sonodistill_training.pretrain.crops import MultiCrop, make_views, multi_crop
 from sonodistill_training.pretrain.losses import dino_loss, ibot_loss, koleo_loss, prototype_health
@@ -88,9 +89,11 @@ class SelfDistillation:
         self.corpus_sha256, self.licence_notice = corpus_sha256, licence_notice or student.licence_notice
         self._temperature, self._momentum = self.schedules.teacher_temperature[0], self.schedules.momentum[0]
 
-    def prepare(self, device: torch.device, bf16: bool) -> None:  # noqa: ARG002 (the loop's protocol)
+    def prepare(self, device: torch.device, bf16: bool) -> None:
         """Move the networks; the teacher is one of them."""
         self.network.to(device)
+        if bf16 and device.type == "cpu":
+            quicken(self.network)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """For the optimiser, each with what :meth:`schedule` multiplies its learning rate and weight decay by."""
