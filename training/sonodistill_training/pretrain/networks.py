@@ -82,6 +82,10 @@ class MaskedViT(nn.Module):
         height = images.shape[-2] // self.patch_size
         return patches.transpose(1, 2).unflatten(2, (height, -1))
 
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """The one map of :meth:`forward`: what a probe of encoders asks for."""
+        return [self(images)]
+
     def _branch(self, x: Tensor, residual: Any) -> Tensor:
         """Stochastic depth: a residual of some of the images alone, which costs nothing for the others (DINOv2)."""
         images = len(x)
