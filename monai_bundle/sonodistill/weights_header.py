@@ -45,6 +45,7 @@ class WeightsInfo:
         encoder_sha256: digest of that file's tensors.
         familiarity: what the warning score of its tensors ``familiarity.*`` was fitted to (data, frames, quantile,
             version); empty for a file without, see :mod:`sonodistill.inference.familiarity`.
+        cost: of the training that wrote it: seconds by the clock, and of them on each hardware; empty when unknown.
 
     Raises:
         WeightsError: a field is not what it has to be, such as an unknown kind or a recipe that is no plain JSON.
@@ -68,6 +69,7 @@ class WeightsInfo:
     encoder_file: str = ""
     encoder_sha256: str = ""
     familiarity: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # What is kept are copies, so that a recipe that is changed later does not change the record.
@@ -229,6 +231,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "familiarity": _recipe,
     "encoder_file": _beside,
     "encoder_sha256": _digest,
+    "cost": _recipe,
 }
 _FIRST = frozenset(list(_CHECKS)[:10])
 """The fields of the first files; later ones have defaults."""

@@ -61,6 +61,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def size() -> int:
+    """Number of processes in the group that is joined, 1 without one."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def largest(value: int, place: World) -> int:
     """The largest value of any process; all must call it, so that they stop at the same step, say."""
     if place.size == 1:

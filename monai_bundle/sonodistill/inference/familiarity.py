@@ -88,11 +88,7 @@ def fit(
         FamiliarityError: too few frames, features that are no numbers, or all the same.
     """
     known, held = np.asarray(features, np.float64), np.asarray(calibration, np.float64)
-    if len(known) < LEAST_FIT or len(held) < LEAST_CALIBRATION:
-        raise FamiliarityError(
-            f"{len(known)} frames to fit and {len(held)} to calibrate; {LEAST_FIT} and {LEAST_CALIBRATION} are needed",
-            remedy="give more frames, whole patients in the training and the validation split",
-        )
+    require_enough(len(known), len(held))
     if not 0 < quantile < 1:
         raise FamiliarityError(
             f"a share of {quantile} familiar frames", remedy="give one between 0 and 1, such as 0.99"
@@ -114,6 +110,15 @@ def fit(
     place = min(len(held), math.ceil((len(held) + 1) * quantile)) - 1
     threshold = float(np.float32(np.sort(fitted.distance(held))[place]))
     return replace(fitted, threshold=threshold)
+
+
+def require_enough(known: int, held: int) -> None:
+    """Raise FamiliarityError where there are too few frames to fit to, or to calibrate by."""
+    if known < LEAST_FIT or held < LEAST_CALIBRATION:
+        raise FamiliarityError(
+            f"{known} frames to fit and {held} to calibrate; {LEAST_FIT} and {LEAST_CALIBRATION} are needed",
+            remedy="give more frames, whole patients in the training and the validation split",
+        )
 
 
 def to_tensors(found: Familiarity) -> dict[str, NDArray[np.float32]]:

@@ -29,7 +29,7 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
 
 def hardware() -> dict[str, Any]:
     """What the numbers were measured on."""
-    return {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()}
+    return {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
 
 
 @contextmanager
@@ -68,7 +68,8 @@ def alternate(works: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, 
     return {name: statistics.median(found) for name, found in rates.items()}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, as the system has it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - not a file of ours
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))

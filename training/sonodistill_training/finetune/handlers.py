@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ from sonodistill.errors import SonoDistillError
 from sonodistill.files import atomic_path
 from sonodistill.weights import WeightsInfo, read_info, save_weights
 from sonodistill_training.distributed import rank
+from sonodistill_training.finetune.cost import Cost
 from sonodistill_training.logs import JSONL
 
 logger = logging.getLogger(__name__)
+
+_LATER = {"cost"}
+"""Parts that the checkpoints of earlier releases lack."""
 
 
 def one_class_an_image(output: Sequence[Mapping[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,6 +67,8 @@ class Resume:
             return
         state = torch.load(self.path, map_location="cpu", weights_only=True)
         for name, part in self.content.items():
+            if name in _LATER and name not in state:
+                continue
             try:
                 part.load_state_dict(state[name])
             except (RuntimeError, ValueError, KeyError) as error:
@@ -99,6 +106,11 @@ class SaveBest:
         network: a Segmenter or Classifier.
         metric: the validation metric that is to grow.
         encoder_weights: the file that the encoder started from, whose provenance is handed on.
+        cost: of the training so far, for the header.
+
+    Attributes:
+        file: ``model.safetensors``.
+        kept: whether this training has written it, now or before it was interrupted.
     """
 
     def __init__(
@@ -109,8 +121,10 @@ class SaveBest:
         input_size: Sequence[int],
         labels: Sequence[str],
         encoder_weights: str | None = None,
+        cost: Cost | None = None,
     ) -> None:
-        self.folder, self.network, self.metric = Path(folder), network, metric
+        self.folder, self.network, self.metric, self.cost = Path(folder), network, metric, cost
+        self.file, self.kept = self.folder / "model.safetensors", False
         encoder: Any = network.encoder
         started_from = models.weights_of(encoder_weights)
         ours = isinstance(started_from, Path) and started_from.suffix == ".safetensors"
@@ -143,7 +157,9 @@ class SaveBest:
                 state = self.network.state_dict()
                 with atomic_path(self.folder / "model.pt") as temporary:
                     torch.save(state, temporary)
-                save_weights(self.folder / "model.safetensors", state, self.info)
+                cost = self.cost.record() if self.cost is not None else {}
+                save_weights(self.file, state, replace(self.info, cost=cost))
+            self.kept = True
 
     def state_dict(self) -> dict[str, float]:
         """The best value so far."""
@@ -152,6 +168,7 @@ class SaveBest:
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Go on from the best value so far, so that a worse epoch does not replace it."""
         self.best = state["best"]
+        self.kept = self.best > float("-inf")
 
 
 class EpochLog:

@@ -53,9 +53,11 @@ class Reading:
         self.skipped[item.name] = error.message if isinstance(error, SonoDistillError) else str(error)[:200]
 
 
-def items_of(name: str, folder: str | Path) -> list[Item]:
+def items_of(name: str, folder: str | Path, seed: int = 0) -> list[Item]:
     """What a folder holds: the rows of its ``index.csv``; else as the registry's data set ``name`` is published; else
     ``images`` beside ``masks`` of the same names; else every ultrasound file below it, without masks.
+
+    An index that names no splits is dealt into them by ``seed``.
 
     Raises:
         DatasetError, UnreadableFileError, EmptyInputError: no such folder, a damaged index, nothing in it.
@@ -64,7 +66,7 @@ def items_of(name: str, folder: str | Path) -> list[Item]:
     if not folder.is_dir():
         raise UnreadableFileError("there is no such folder", path=folder, remedy="write NAME=FOLDER")
     if (folder / INDEX).is_file():
-        rows = read_labelled(folder)
+        rows = read_labelled(folder, seed=seed)
         return [
             Item(_below(row.image, folder), row.image, row.group, row.mask, row.split, row.mm_per_pixel) for row in rows
         ]

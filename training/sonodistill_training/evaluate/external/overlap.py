@@ -42,6 +42,13 @@ def require_unknown(info: WeightsInfo | None, name: str, folder: Path, split: st
         )
 
 
+def seed_of(info: WeightsInfo | None, folder: Path) -> int:
+    """The seed by which a folder without splits was dealt when the model was made on it; 0 of any other folder."""
+    fitted = info.familiarity if info is not None else {}
+    seed = fitted.get("seed", 0) if fitted.get("index_sha256") == index_sha256(folder) else 0
+    return seed if isinstance(seed, int) else 0
+
+
 def alike(images: Sequence[NDArray[np.uint8]], trained_on: Sequence[Item], batch: int = 64) -> dict[int, str]:
     """Those of the (H, W) images that show what a training frame shows, upright or mirrored: number to its name.
 

@@ -17,7 +17,7 @@ from sonodistill.files import atomic_path, sha256, write_text
 from sonodistill.inference.predictor import Predictor
 from sonodistill_training.evaluate.external.frames import Item, Reading, index_sha256, items_of, spread
 from sonodistill_training.evaluate.external.judge import COLUMNS, Judged, judge, summary
-from sonodistill_training.evaluate.external.overlap import OverlapError, alike, require_unknown
+from sonodistill_training.evaluate.external.overlap import OverlapError, alike, require_unknown, seed_of
 from sonodistill_training.evaluate.external.page import external_page
 
 REPORT, SUMMARY = "external.html", "external.json"
@@ -61,7 +61,8 @@ def check(
     chosen: dict[str, list[Item]] = {}
     for name, folder in folders.items():
         require_unknown(info.weights if info else None, name, folder, split)
-        items = [item for item in items_of(name, folder) if split in ("all", item.split)]
+        seed = seed_of(info.weights if info else None, folder)
+        items = [item for item in items_of(name, folder, seed) if split in ("all", item.split)]
         if not items:
             raise BundleConfigError(f"{name} has no frame in the split {split}", remedy="give --split all")
         chosen[name] = spread(items, limit)

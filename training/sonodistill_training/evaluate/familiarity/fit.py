@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sonodistill.networks.checkpoint import load_network
 from sonodistill.transforms.geometry import Size, to_input
 from sonodistill.weights import load_weights, network_part, read_info, read_metadata, save_head, save_weights
 from sonodistill.weights_header import WeightsInfo
+from sonodistill_training.corpus.labelled import SPLITS
 from sonodistill_training.evaluate.external.frames import Item, Reading, index_sha256, items_of
 
 _BATCH = 8
@@ -56,16 +58,17 @@ class Fitted:
 
 
 class Embedder:
-    """A checkpoint's encoder: images of any size to features.
+    """A checkpoint's encoder: images of any size to features, computed on ``device``.
 
     Raises:
         WeightsError: the checkpoint is not what it says.
         FamiliarityError: its encoder has no map of stride 8.
     """
 
-    def __init__(self, checkpoint: str | Path) -> None:
+    def __init__(self, checkpoint: str | Path, device: str | torch.device = "cpu") -> None:
         network, self.info = load_network(checkpoint)
-        self._encoder: Any = getattr(network, "encoder", network)
+        self._device = torch.device(device)
+        self._encoder: Any = getattr(network, "encoder", network).to(self._device)
         self._index = map_index(self._encoder)
         self.size: Size = self.info.input_size or _SIZE
 
@@ -88,33 +91,52 @@ class Embedder:
         return Embedded(np.concatenate([np.zeros((0, width), np.float32), *parts]), tuple(groups))
 
     def _features(self, batch: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-        maps = self._encoder.pyramid(torch.from_numpy(np.stack(batch)))
-        return features(maps, self._index).numpy()
+        maps = self._encoder.pyramid(torch.from_numpy(np.stack(batch)).to(self._device))
+        return features(maps, self._index).cpu().numpy()
 
 
-def fit_to(embedder: Embedder, folder: Path, *, quantile: float, tick: Tick = lambda: None) -> Fitted:
-    """Fit to a folder's training split and calibrate by its validation split; its test split is embedded as well.
+def fit_to(
+    embedder: Embedder,
+    folder: Path,
+    *,
+    quantile: float = familiarity.QUANTILE,
+    seed: int = 0,
+    splits: Sequence[str] = SPLITS,
+    tick: Tick = lambda: None,
+) -> Fitted:
+    """Fit to a folder's training split and calibrate by its validation split.
+
+    Args:
+        embedder: of the model.
+        folder: with an index.
+        quantile: share of frames of its own kind that are to be familiar.
+        seed: of the dealing into splits, where the index names none: that of the training.
+        splits: those that are embedded; the test split is for a measurement.
+        tick: called after each frame.
 
     Raises:
         DatasetError: the folder has no index.
         FamiliarityError: too few frames.
     """
-    items = items_of("", folder)
+    items = items_of("", folder, seed)
     inside: dict[str, Embedded] = {}
     skipped: dict[str, str] = {}
-    for split in ("train", "validation", "test"):
-        reading = Reading([item for item in items if item.split == split])
-        inside[split] = embedder(images_of(reading), tick)
-        skipped |= reading.skipped
-    if not len(inside["train"]):
+    if not any(item.split == "train" for item in items):
         raise FamiliarityError(
             "no frame is in the training split", remedy=f"write an index.csv with splits in {folder}"
         )
+    counts = Counter(item.split for item in items)
+    familiarity.require_enough(counts["train"], counts["validation"])  # before anything is computed
+    for split in splits:
+        reading = Reading([item for item in items if item.split == split])
+        inside[split] = embedder(images_of(reading), tick)
+        skipped |= reading.skipped
     values = familiarity.fit(inside["train"].features, inside["validation"].features, quantile=quantile)
     about = {
         "version": familiarity.VERSION,
         "data": folder.resolve().name,
         "index_sha256": index_sha256(folder),
+        "seed": seed,
         "frames": len(inside["train"]),
         "calibration_frames": len(inside["validation"]),
         "calibration_groups": len(set(inside["validation"].groups)),
