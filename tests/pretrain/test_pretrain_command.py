@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import cv2
+import numpy as np
 import pytest
 import typer
 from monai.bundle import ConfigParser
@@ -49,6 +51,25 @@ def test_a_cine_becomes_a_teacher_with_its_header_and_log(trained):
     assert info.recipe["registers"] == 2 and info.metrics["rankme"] >= 1
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3] and "rankme" in rows[-1]
+
+
+def test_it_is_probed_on_labels_and_masks(trained, tmp_path):
+    probe = tmp_path / "probe"
+    probe.mkdir()
+    generator = np.random.default_rng(0)
+    lines = ["file,label,mask,group"]
+    for number in range(24):
+        image = cv2.resize(generator.integers(0, 120, (12, 14), dtype=np.uint8), (56, 48))
+        mask = np.zeros_like(image)
+        cv2.circle(mask, (28, 24), 6 + 6 * (number % 2), 255, -1)
+        cv2.imwrite(str(probe / f"{number}.png"), image + mask // 3)
+        cv2.imwrite(str(probe / f"{number}_mask.png"), mask)
+        lines.append(f"{number}.png,{('small', 'large')[number % 2]},{number}_mask.png,p{number}")
+    (probe / "index.csv").write_text("\n".join(lines))
+    folder, _ = trained
+    command(folder / "corpus", "--out", tmp_path / "probed", "--steps", 2, "--probe", probe)
+    metrics = read_info(tmp_path / "probed" / "teacher.safetensors").metrics
+    assert 0 < metrics["probe_dice"] <= 1 and 0 < metrics["probe_accuracy"] <= 1
 
 
 def test_a_student_is_distilled_from_it_by_naming_its_file(trained, tmp_path):
