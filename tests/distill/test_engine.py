@@ -52,6 +52,25 @@ def test_tokens_that_were_given_out_are_not_overwritten(teacher):
     assert torch.equal(first, kept)
 
 
+@pytest.mark.parametrize("kind", ["torch", "openvino"])
+def test_batches_that_are_begun_one_after_the_other_get_their_own_tokens(teacher, kind):
+    engine = make_engine(teacher, CPU, bf16=False, input_size=64, kind=kind, threads=1)
+    batches = [torch.rand(count, 1, 64, 64) for count in (11, 3, 9)]
+    waiting = [engine.start(images) for images in batches]
+    found = [tokens() for tokens in reversed(waiting)][::-1]
+    for images, tokens in zip(batches, found, strict=True):
+        torch.testing.assert_close(tokens, engine(images), rtol=1e-5, atol=1e-5)
+
+
+def test_images_may_change_after_the_start(teacher):
+    engine = make_engine(teacher, CPU, bf16=False, input_size=64, kind="openvino")
+    images = torch.rand(40, 1, 64, 64)
+    expected = engine(images)
+    tokens = engine.start(images)
+    images.zero_()
+    assert torch.equal(tokens(), expected)
+
+
 def test_an_unknown_engine_is_refused(teacher):
     with pytest.raises(BundleConfigError, match="tensorrt"):
         make_engine(teacher, CPU, bf16=False, input_size=64, kind="tensorrt")

@@ -62,6 +62,51 @@ def test_ctrl_c_finishes_the_step_saves_and_goes_on(uninterrupted, tmp_path):
     assert_same_training(tmp_path, uninterrupted)
 
 
+class WithoutBegin:
+    """A method whose every step does all of its work."""
+
+    def __init__(self, method):
+        self._method = method
+
+    def __getattr__(self, name):
+        if name == "begin":
+            raise AttributeError(name)
+        return getattr(self._method, name)
+
+
+def test_a_teacher_that_begins_with_the_next_batch_changes_nothing(uninterrupted, tmp_path):
+    loop = make_loop(tmp_path)
+    loop.method = WithoutBegin(loop.method)
+    loop.run()
+    assert_same_training(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_of_each_batch_the_teacher_begins_one_step_ahead(tmp_path, accumulate):
+    loop = make_loop(tmp_path, max_steps=4 // accumulate, batch_size=4, accumulate=accumulate)
+    happened = []
+    begin, step = loop.method.begin, loop.method.step
+    loop.method.begin = lambda batch, number: happened.append(("begin", number)) or begin(batch, number)
+    loop.method.step = lambda network, batch, number: happened.append(("step", number)) or step(network, batch, number)
+    loop.run()
+    assert happened == [("begin", 0)] + [
+        event for number in range(3) for event in (("begin", number + 1), ("step", number))
+    ] + [("step", 3)]
+
+
+def test_threads_are_torchs_again_after_a_training_that_shares_them(tmp_path):
+    loop = make_loop(tmp_path, max_steps=1, precision="bf16")
+    loop.method.teacher_engine, loop.method.teacher_threads = "openvino", 1
+    before, during = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    loop.on_log = lambda _: during.append(torch.get_num_threads())
+    try:
+        loop.run()
+        assert during == [2] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_other_settings_cannot_go_on_from_a_checkpoint(uninterrupted):
     with pytest.raises(SonoDistillError, match="learning_rate"):
         make_loop(uninterrupted, learning_rate=5e-4).run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,7 +40,9 @@ class DivergedError(SonoDistillError):
 class Method(Protocol):
     """What a training method brings; the loop brings the rest.
 
-    A method may also have ``product``, the name of the exported file; ``parameter_groups(weight_decay)`` for the
+    A method may also have ``product``, the name of the exported file; ``begin(batch, step)``, which begins what of a
+    step depends on nothing that is trained (a frozen teacher's answer) while the step before it is computed, and whose
+    result ``step`` then gets in the batch's place; ``parameter_groups(weight_decay)`` for the
     optimiser; ``schedule(groups, rate, weight_decay, step, total, epoch_steps)``, which sets the groups' learning rate
     and weight decay before each step and returns what is logged of it; and ``after_step()``.
     """
@@ -120,8 +122,12 @@ class Loop:
             KeyboardInterrupt: after Ctrl-C, once the step in hand is finished and saved.
             SystemExit: likewise after SIGTERM or SIGUSR1, with 128 + the signal's number.
         """
-        with world(self.device) as place:
-            return self._run(place)
+        threads = torch.get_num_threads()
+        try:
+            with world(self.device) as place:
+                return self._run(place)
+        finally:
+            torch.set_num_threads(threads)
 
     def _run(self, place: World) -> Path:
         settings = self.settings
@@ -145,11 +151,11 @@ class Loop:
     def _train(self, state: State, start: int, stop: StopRequests, writers: Writers | None) -> None:
         settings, place, total = self.settings, state.place, self.total_steps
         clock = Clock()
-        loader = clock.waiting(self._loader(start, place))
+        batches = self._begun(clock.waiting(self._loader(start, place)), start, place)
         watch = self._watch(start)
         with progress_bar(total, start, place.is_main) as progress:
             for step in range(start, total):
-                values = self._step(state, loader, step)
+                values = self._step(state, batches, step)
                 done, last = step + 1, step + 1 == total
                 clock.count(settings.batch_size)
                 looks = bool(self.monitors) and (last or _due(done, settings.monitor_steps))
@@ -173,7 +179,20 @@ class Loop:
                 if looks:
                     clock.report()  # the time it took to look is not the training's
 
-    def _step(self, state: State, batches: Any, step: int) -> dict[str, Any]:
+    def _begun(self, batches: Iterator[Any], start: int, place: World) -> Iterator[Mapping[str, Any]]:
+        """The batches on the device, each with what the method begins of it, one batch ahead of its step."""
+        begin = getattr(self.method, "begin", lambda batch, _: batch)
+        last: Mapping[str, Any] | None = None
+        for number, loaded in enumerate(batches, start * self.settings.accumulate):
+            batch = {name: value.to(place.device, non_blocking=True) for name, value in loaded.items()}
+            coming = begin(batch, number)
+            if last is not None:
+                yield last
+            last = coming
+        if last is not None:
+            yield last
+
+    def _step(self, state: State, batches: Iterator[Mapping[str, Any]], step: int) -> dict[str, Any]:
         """One optimiser step; what it lost, and at which learning rate and gradient norm."""
         settings, place = self.settings, state.place
         torch.manual_seed(_seed(settings.seed, step, place.rank))
@@ -182,7 +201,7 @@ class Loop:
         state.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for part in range(settings.accumulate):
-            batch = {name: value.to(place.device, non_blocking=True) for name, value in next(batches).items()}
+            batch = next(batches)
             with state.synchronised(last=part == settings.accumulate - 1):
                 with torch.autocast(place.device.type, torch.bfloat16, enabled=state.bf16):
                     losses = self.method.step(state.wrapped, batch, step * settings.accumulate + part)

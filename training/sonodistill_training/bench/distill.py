@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,21 +23,22 @@ from sonodistill_training.corpus.pack import open_corpus
 from sonodistill_training.distill.augment import finish
 from sonodistill_training.distill.data import CorpusViews
 from sonodistill_training.distill.method import Distillation
-from sonodistill_training.distill.teacher import Teacher, load_teacher
+from sonodistill_training.distill.teacher import load_teacher
 from sonodistill_training.distributed import pick_device
 from sonodistill_training.loop import Loop
 from sonodistill_training.settings import decay_groups
 
-_WARM_UP = 2  # steps that are not timed
+_WARM_UP = 3  # steps that are not timed
 
 
 @dataclass(slots=True)
 class _Times:
-    """Seconds of single steps."""
+    """Seconds of single steps, and of each round the loop's step rate as a share of the bare one's."""
 
     loop: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
     fp32: list[float] = field(default_factory=list)
+    efficiency: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,11 @@ class Setup:
 
 
 def bench_distill(data: Sequence[str | Path], setup: Setup, peer: Path | None = None) -> dict[str, Any]:
-    """The loop of `sonodistill distill` on real frames, with bare steps between its steps, in turns with the peer.
+    """The loop of `sonodistill distill` on real frames, between bare steps, in turns with the peer.
 
     A bare step is the teacher's forward pass, the student's forward and backward pass and the optimiser, on one batch
-    that is there already. After each step of the loop comes a bare one in bf16 and channels-last and, every other time,
-    one in fp32 and NCHW (teacher in the same engine): whatever slows the machine down meets all three.
+    that is there already; as in the loop, the teacher works at the next batch meanwhile. In each round half of the
+    bare steps come before the loop's and half after them, then steps in fp32 and NCHW (teacher in the same engine).
 
     Args:
         data: a corpus or ultrasound files.
@@ -80,36 +83,29 @@ def bench_distill(data: Sequence[str | Path], setup: Setup, peer: Path | None = 
 
 
 def _ours(views: CorpusViews, setup: Setup, out: Path, times: _Times) -> None:
+    half, rest = -(-setup.steps // 2), setup.steps // 2
+    bare = _bare_steps(views, setup, half, bf16=True)
+    loop = _loop_steps(views, setup, out)
+    bare += _bare_steps(views, setup, rest, bf16=True)
+    times.loop += loop
+    times.bare += bare
+    times.fp32 += _bare_steps(views, setup, half, bf16=False)
+    times.efficiency.append(statistics.median(bare) / statistics.median(loop))
+
+
+def _loop_steps(views: CorpusViews, setup: Setup, out: Path) -> list[float]:
+    """Seconds of the loop's steps."""
     torch.manual_seed(setup.seed)
     device = pick_device()
     teacher = load_teacher(setup.teacher, input_size=setup.input_size)
-    # A teacher of its own: where torch computes it, bf16 casts the weights.
-    fp32 = _bare_step(load_teacher(setup.teacher, input_size=setup.input_size), views, setup, device, bf16=False)
-    bare = _bare_step(teacher, views, setup, device, bf16=True)
-    method = Distillation(teacher, Encoder(setup.student), input_size=setup.input_size)
-    began = 0.0
-
-    def between(row: dict[str, Any]) -> None:
-        nonlocal began
-        counts = row["step"] > _WARM_UP
-        if counts:
-            times.loop.append(time.perf_counter() - began)
-        seconds = bare()
-        if counts:
-            times.bare.append(seconds)
-        if row["step"] % 2 == 0 and row["step"] < setup.steps + _WARM_UP:
-            seconds = fp32()
-            if counts:
-                times.fp32.append(seconds)
-        began = time.perf_counter()
-
+    ends: list[float] = []
     Loop(
-        method,
+        Distillation(teacher, Encoder(setup.student), input_size=setup.input_size),
         views,
         out,
         device=device,
-        on_log=between,
-        max_steps=setup.steps + _WARM_UP,
+        on_log=lambda _: ends.append(time.perf_counter()),
+        max_steps=setup.steps + _WARM_UP + 1,
         batch_size=setup.batch_size,
         learning_rate=1e-3,
         log_steps=1,
@@ -118,14 +114,26 @@ def _ours(views: CorpusViews, setup: Setup, out: Path, times: _Times) -> None:
         seed=setup.seed,
         workers=0 if device.type == "cpu" else 8,
     ).run()
+    # The last step is none of those that count: no teacher works beside it.
+    return [end - began for began, end in itertools.pairwise(ends[_WARM_UP - 1 : -1])]
+
+
+def _bare_steps(views: CorpusViews, setup: Setup, count: int, bf16: bool) -> list[float]:
+    """Seconds of steps on a resident batch; with ``bf16`` channels-last too."""
+    device = pick_device()
+    teacher = load_teacher(setup.teacher, input_size=setup.input_size)
+    method = Distillation(teacher, Encoder(setup.student), input_size=setup.input_size, mixup="off")
+    with _same_threads():
+        method.prepare(device, bf16)
+        step = _bare_step(method, views, setup, device, bf16)
+        for _ in range(_WARM_UP):
+            step()
+        return [step() for _ in range(count)]
 
 
 def _bare_step(
-    teacher: Teacher, views: CorpusViews, setup: Setup, device: torch.device, bf16: bool
+    method: Distillation, views: CorpusViews, setup: Setup, device: torch.device, bf16: bool
 ) -> Callable[[], float]:
-    """Seconds of one step on a resident batch; with ``bf16`` channels-last too."""
-    method = Distillation(teacher, Encoder(setup.student), input_size=setup.input_size, mixup="off")
-    method.prepare(device, bf16)
     network: nn.Module = method.network
     if not bf16:
         network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -133,11 +141,14 @@ def _bare_step(
     positions = [(number, number % len(views)) for number in range(setup.batch_size)]
     images: Tensor = finish({name: value.to(device) for name, value in views.__getitems__(positions).items()})
     images = images.contiguous(memory_format=torch.channels_last if bf16 else torch.contiguous_format)
+    coming = method.start_targets(images)
 
     def step() -> float:
+        nonlocal coming
         began = _now(device)
+        targets, coming = coming, method.start_targets(images)
+        (target,) = targets()
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            (target,) = method.targets(images)
             (prediction,) = network(images)
             loss = method.objective(prediction, target)["loss"]
         optimizer.zero_grad(set_to_none=True)
@@ -145,8 +156,17 @@ def _bare_step(
         optimizer.step()
         return _now(device) - began
 
-    step()
     return step
+
+
+@contextmanager
+def _same_threads() -> Iterator[None]:
+    """Afterwards torch has as many threads as before: a distillation leaves some of them to its teacher."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _now(device: torch.device) -> float:
@@ -161,7 +181,7 @@ def _report(times: _Times, setup: Setup, frames: int, peak: float) -> dict[str, 
         "benchmark": "distill",
         "images_per_second": round(setup.batch_size / loop, 2),
         "compute_images_per_second": round(setup.batch_size / bare, 2),
-        "step_efficiency": round(statistics.median(b / w for b, w in zip(times.bare, times.loop, strict=True)), 3),
+        "step_efficiency": round(statistics.median(times.efficiency), 3),
         "ratio_bf16_vs_fp32": round(fp32 / bare, 2),
         "peak_memory_mb": round(peak),
         "settings": {

@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from timm.layers import Attention
@@ -22,18 +22,34 @@ logger = logging.getLogger(__name__)
 
 ENGINES = ("auto", "torch", "compile", "openvino")
 STUDENT_ENGINES = ("auto", "torch", "compile", "fast")
-Engine = Callable[[Tensor], Tensor]
-"""(B, 1, H, W) float32 in [0, 1] to the teacher's (B, D, h, w) tokens, bfloat16 where the training is."""
 
 _CHUNK = 8  # images at a time: what OpenVINO's activations need then stays in a core's cache
 
 
-def make_engine(teacher: Teacher, device: torch.device, bf16: bool, input_size: int, kind: str = "auto") -> Engine:
+class Engine(Protocol):
+    """The teacher as a function."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 1, H, W) float32 in [0, 1] to the teacher's (B, D, h, w) tokens, bfloat16 where the training is."""
+
+    def start(self, images: Tensor) -> Callable[[], Tensor]:
+        """Begin, where that can be done beside other work; the result's call waits for the tokens and gives them."""
+
+
+def make_engine(
+    teacher: Teacher,
+    device: torch.device,
+    bf16: bool,
+    input_size: int,
+    kind: str = "auto",
+    threads: int | None = None,
+) -> Engine:
     """The teacher as a function.
 
     Args:
         kind: "torch"; "compile" (torch.compile); "openvino" (CPU only); or "auto": OpenVINO on a CPU where it is
             installed, else torch.
+        threads: of OpenVINO; by default as many as torch has.
 
     Raises:
         BundleConfigError: no such engine, or one that is not installed or not for this device.
@@ -48,7 +64,7 @@ def make_engine(teacher: Teacher, device: torch.device, bf16: bool, input_size: 
         )
     if kind == "openvino" or (kind == "auto" and installed and device.type == "cpu"):
         try:
-            return OpenVinoEngine(teacher, bf16, input_size)
+            return OpenVinoEngine(teacher, bf16, input_size, threads)
         except Exception as error:
             # OpenVINO's converter has no error class of its own, and not every model can be traced.
             if kind == "openvino":
@@ -109,11 +125,15 @@ class TorchEngine:
             tokens = self._forward(images)
         return tokens.bfloat16() if self._bf16 else tokens
 
+    def start(self, images: Tensor) -> Callable[[], Tensor]:
+        """Nothing is begun: the call computes it."""
+        return lambda: self(images)
+
 
 class OpenVinoEngine:
-    """The teacher in OpenVINO, one stream a core, a few images at a time."""
+    """The teacher in OpenVINO, one stream a thread, a few images at a time."""
 
-    def __init__(self, teacher: Teacher, bf16: bool, input_size: int) -> None:
+    def __init__(self, teacher: Teacher, bf16: bool, input_size: int, threads: int | None = None) -> None:
         from sonodistill.inference.runtimes.openvino_core import core, openvino
 
         with warnings.catch_warnings():
@@ -123,26 +143,38 @@ class OpenVinoEngine:
                 example_input=torch.rand(2, 1, input_size, input_size),
                 input=[openvino.PartialShape([-1, 1, input_size, input_size])],
             )
-        threads = torch.get_num_threads()
+        threads = threads or torch.get_num_threads()
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": threads,
             "INFERENCE_NUM_THREADS": threads,
         }
-        compiled = core().compile_model(model, "CPU", options)
-        self._queue = openvino.AsyncInferQueue(compiled, 2 * threads)
-        self._queue.set_callback(_store)
+        self._compiled = core().compile_model(model, "CPU", options)
+        self._idle: list[Any] = []
         self._dtype = torch.bfloat16 if bf16 else torch.float32
         side = input_size // teacher.patch_size
         self._shape = (teacher.dim, side, side)
 
     def __call__(self, images: Tensor) -> Tensor:
-        tokens = torch.empty((len(images), *self._shape), dtype=self._dtype)
-        images = images.detach().float().contiguous()  # shared with OpenVINO: it has to outlive the requests
-        for piece, place in zip(images.split(_CHUNK), tokens.split(_CHUNK), strict=True):
-            self._queue.start_async({0: piece.numpy()}, userdata=place, share_inputs=True)
-        self._queue.wait_all()
+        return self.start(images)()
+
+    def start(self, images: Tensor) -> Callable[[], Tensor]:
+        """OpenVINO's threads begin at once, or when they have finished what was started before."""
+        requests = []
+        for piece in images.detach().float().split(_CHUNK):
+            request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
+            request.start_async({0: piece.numpy()}, share_inputs=False)
+            requests.append(request)
+
+        def tokens() -> Tensor:
+            result = torch.empty((len(images), *self._shape), dtype=self._dtype)
+            for request, place in zip(requests, result.split(_CHUNK), strict=True):
+                request.wait()
+                place.copy_(torch.from_numpy(request.get_output_tensor().data))
+            self._idle.extend(requests)
+            return result
+
         return tokens
 
 
@@ -187,11 +219,6 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     if bias is not None:
         layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
     return layer
-
-
-def _store(request: Any, place: Tensor) -> None:
-    """Copy a finished request's tokens where they belong; the next request overwrites them."""
-    place.copy_(torch.from_numpy(request.get_output_tensor().data))
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from sonodistill.errors import BundleConfigError
 from sonodistill.networks.encoder import Encoder, plain_state_dict
 from sonodistill.weights import WeightsInfo, save_weights
 from sonodistill_training.distill.augment import finish, mixup
-from sonodistill_training.distill.engine import Engine, TorchEngine, make_engine, prepare_student
+from sonodistill_training.distill.engine import Engine, OpenVinoEngine, TorchEngine, make_engine, prepare_student
 from sonodistill_training.distill.objective import ChannelStatistics, Objective
 from sonodistill_training.distill.teacher import Teacher, check_grids, combined_notice
+from sonodistill_training.distill.threads import Threads, share_threads
 
 HIDDEN = 2048
 MIXUPS = ("batch", "sample", "off")
@@ -91,6 +92,7 @@ class Distillation:
         corpus_sha256: of the frames, written into the student's file.
         teacher_engine: what computes the teacher, see :func:`make_engine`.
         student_engine: what computes the student, see :func:`prepare_student`.
+        teacher_threads: of those that torch has, for OpenVINO; None: see :func:`share_threads`.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Distillation:
         input_size: int = 224,
         teacher_engine: str = "auto",
         student_engine: str = "auto",
+        teacher_threads: int | None = None,
     ) -> None:
         if mixup not in MIXUPS:
             raise BundleConfigError(f"unknown mixup {mixup}", remedy=f"choose one of {', '.join(MIXUPS)}")
@@ -123,28 +126,57 @@ class Distillation:
         self.input_size = input_size
         self.teacher_engine = teacher_engine
         self.student_engine = student_engine
+        self.teacher_threads = teacher_threads
         self._engines: list[Engine] = [TorchEngine(teacher, bf16=False) for teacher in self.teachers]
 
     def prepare(self, device: torch.device, bf16: bool) -> None:
-        """Move the networks. Convolutions of the student run channels-last, which is faster on CPU and GPU."""
+        """Move the networks. Convolutions of the student run channels-last, which is faster on CPU and GPU.
+
+        Where OpenVINO computes the teacher, torch is left the threads that the student is to have.
+        """
         for teacher in self.teachers:
             teacher.to(device)
         self.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        prepare_student(self.network.student, device, bf16, self.student_engine, self.network.levels)
+        threads = self.threads_of(torch.get_num_threads()) if bf16 and device.type == "cpu" else None
+        of_teacher = threads.teacher if threads else None
         self._engines = [
-            make_engine(teacher, device, bf16, self.input_size, self.teacher_engine) for teacher in self.teachers
+            make_engine(teacher, device, bf16, self.input_size, self.teacher_engine, of_teacher)
+            for teacher in self.teachers
         ]
+        if threads and all(isinstance(engine, OpenVinoEngine) for engine in self._engines):
+            torch.set_num_threads(threads.student)
+        prepare_student(self.network.student, device, bf16, self.student_engine, self.network.levels)
 
-    def step(self, network: nn.Module, batch: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Losses for ``image`` (B, 1, H, W) uint8 and what the device is to do to it (see :func:`finish`).
+    def threads_of(self, total: int) -> Threads:
+        """How the cores are shared by teacher and student, which work at the same time."""
+        if self.teacher_threads is None:
+            return share_threads(self.teachers, self.network.student, self.input_size, total)
+        if not 1 <= self.teacher_threads <= total:
+            raise BundleConfigError(
+                f"teacher_threads is {self.teacher_threads}, and there are {total}", remedy=f"give 1 to {total}"
+            )
+        return Threads(self.teacher_threads, max(1, total - self.teacher_threads))
 
-        ``loss`` is the mean over teachers and supervised maps; the other values are those of the last teacher and map.
+    def begin(self, batch: Mapping[str, Tensor], step: int) -> dict[str, Any]:
+        """The mixed views of a batch, and its targets, which are computed meanwhile where the engine can.
+
+        Args:
+            batch: ``image`` (B, 1, H, W) uint8 and what the device is to do to it (see :func:`finish`).
         """
         images = finish(batch)
         if self.mixup != "off":
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
             images = mixup(images, generator, per_sample=self.mixup == "sample")
-        targets = self.targets(images)  # Eq. 4: (B, n * d_T, h, w) each
+        return {"images": images, "targets": self.start_targets(images)}
+
+    def step(self, network: nn.Module, batch: Mapping[str, Any], step: int) -> dict[str, Tensor]:
+        """Losses of what :meth:`begin` makes of a batch, or of the batch itself.
+
+        ``loss`` is the mean over teachers and supervised maps; the other values are those of the last teacher and map.
+        """
+        if "targets" not in batch:
+            batch = self.begin(batch, step)
+        images, targets = batch["images"], batch["targets"]()  # Eq. 4: (B, n * d_T, h, w) each
         predictions = network(images.contiguous(memory_format=torch.channels_last))  # Eq. 5: the same view
         levels = len(predictions) // len(targets)
         values: dict[str, Tensor] = {}
@@ -156,10 +188,21 @@ class Distillation:
                 losses.append(values["loss"])
         return values | {"loss": torch.stack(losses).mean()}
 
+    def start_targets(self, images: Tensor) -> Callable[[], list[Tensor]]:
+        """Begin to compute the (B, D, h, w) tokens of each teacher; the result's call waits for them."""
+        waiting = [engine.start(images) for engine in self._engines]
+
+        def targets() -> list[Tensor]:
+            found = [tokens() for tokens in waiting]
+            return (
+                found if self.grid is None else [functional.adaptive_avg_pool2d(tokens, self.grid) for tokens in found]
+            )
+
+        return targets
+
     def targets(self, images: Tensor) -> list[Tensor]:
         """(B, D, h, w) tokens of each teacher."""
-        found = [engine(images) for engine in self._engines]
-        return found if self.grid is None else [functional.adaptive_avg_pool2d(tokens, self.grid) for tokens in found]
+        return self.start_targets(images)()
 
     def _statistics(self, number: int, target: Tensor) -> ChannelStatistics | None:
         if self.objective.normalisation != "standardize":
