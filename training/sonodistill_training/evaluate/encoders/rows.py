@@ -74,9 +74,10 @@ def _random(name: str, paper: str, architecture: str) -> Row:
     return Row(name, name, paper, architecture, "cnn", "random", source, "none needed", NOTHING)
 
 
-def _distilled(name: str, architecture: str, notes: str) -> Row:
+def _distilled(name: str, architecture: str, notes: str, shipped: str = "") -> Row:
     licence = "as its header says: the teacher's licence and those of the corpus"
-    return Row(name, name, "A", architecture, "cnn", "file", _OURS, licence, RANDOM, notes=notes)
+    source, status = (f"{_OURS}; or ={shipped}, which is shipped", REAL) if shipped else (_OURS, RANDOM)
+    return Row(name, name, "A", architecture, "cnn", "file", source, licence, status, notes=notes)
 
 
 _US = "the paper's own are not published"
@@ -99,7 +100,7 @@ _ROWS = (
     _distilled("R50-Distill-Default-Mixup", "resnet50", f"Table 6: natural-image augmentations with mixup; {_US}"),
     _distilled("R50-Distill-US-NoMixup", "resnet50", f"Table 6: ultrasound augmentations without mixup; {_US}"),
     _random("R18-Rand", "A", "resnet18"),
-    _distilled("R18-Distill-US", "resnet18", _US),
+    _distilled("R18-Distill-US", "resnet18", _US, shipped="resnet18-us"),
     _random("ConvNeXt-Tiny-Rand", "A", "convnext_tiny"),
     _distilled("ConvNeXt-Tiny-Distill-US", "convnext_tiny", _US),
     Row(
