@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from sonodistill.weights import load_weights, save_weights
 from sonodistill_training.corpus.simulator import write_simulated
+from sonodistill_training.evaluate.external.cases import SHEET_BYTES, Case, choose, write_sheet
 from sonodistill_training.evaluate.external.frames import index_sha256, items_of
 from sonodistill_training.evaluate.metrics.calibration import BINS, CalibrationDataError, reliability
 from sonodistill_training.evaluate_commands import app
@@ -47,6 +48,44 @@ def test_rows_summary_and_page_say_the_same(checkpoints, simulated, tmp_path):
     assert found["calibration"]["brier"] == pytest.approx(np.mean([float(row["brier"]) for row in rows]))
     page = (tmp_path / "external.html").read_text()
     assert "Reliability" in page and page.count("<figure") == 12 and "http" not in page.split("<body>")[1]
+
+
+def test_the_cases_are_the_worst_false_alarms_the_median_and_the_best_and_none_is_of_two_kinds():
+    dice = [*np.linspace(0, 0.98, 50), 0, 0, 0, 1]  # 50 lesions, three false alarms, one normal image that is right
+    found = [0, *[50] * 49, 5, 80, 20, 0]
+    rows = [
+        {"dice": one, "truth_pixels": 0 if at >= 50 else 100 + at, "predicted_pixels": pixels, "pixels": 4096}
+        for at, (one, pixels) in enumerate(zip(dice, found, strict=True))
+    ]
+    chosen = choose(rows)
+    assert chosen["worst"] == list(range(12))
+    assert chosen["false_alarm"] == [51, 52, 50]  # the largest first
+    assert chosen["best"] == [49, 48, 47, 46, 45, 44]
+    assert set(chosen["median"]) == {22, 23, 24, 25, 26, 27}
+    few = choose(rows[:14])
+    assert few["worst"] == list(range(12)) and few["best"] == [13, 12] and not few["median"]
+    assert not any(choose(rows[53:]).values())
+
+
+def test_a_sheet_of_the_cases_is_small_and_shows_each_with_its_outlines(checkpoints, tmp_path):
+    frames = write_simulated(tmp_path / "frames", 40, size=(300, 420), progress=False)
+    said = call(checkpoints[0], tmp_path, f"busi={frames}")
+    assert said.exit_code == 0, said.output
+    path = tmp_path / "busi-cases.jpg"
+    assert 0 < path.stat().st_size <= SHEET_BYTES
+    sheet = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2HSV)
+    blue, amber = (((abs(sheet[..., 0].astype(int) - hue) < 8) & (sheet[..., 1] > 100)).sum() for hue in (98, 21))
+    assert blue > 500 and amber > 500
+    assert "CC BY 4.0. Changed: made smaller" in (tmp_path / "external.html").read_text()
+    assert not write_sheet(tmp_path / "none.jpg", "title", {"worst": []})
+    assert not (tmp_path / "none.jpg").exists()
+
+
+def test_of_one_false_alarm_and_one_missed_structure_the_words_differ():
+    image, empty, full = np.zeros((9, 9), np.uint8), np.zeros((9, 9), bool), np.ones((9, 9), bool)
+    assert Case("a", image, empty, full, 0.0, float("nan")).words == "none there, 100 % found"
+    assert Case("a", image, full, empty, 0.0, 1.5).words == "Dice 0, nothing found, unfamiliar (1.50)"
+    assert Case("a", image, full, full, 0.5, 0.9).words == "Dice 0.500"
 
 
 def test_a_damaged_image_is_listed_and_the_others_are_judged(checkpoints, simulated, tmp_path):

@@ -20,7 +20,9 @@ def external(
             help="NAME=FOLDER: with an index.csv, with images/ and masks/, or as the set NAME is published; repeat.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for external.html, external.json and a CSV for each set.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for external.html, external.json, and a CSV and a sheet of cases of each set.")
+    ],
     label: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="The model's label that the masks show, where it has several."),
@@ -35,6 +37,8 @@ def external(
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Foreground is a probability above it.")] = 0.5,
 ) -> None:
     """Judge a segmenter on frames that took no part in any choice about it: overlap, calibration, unfamiliar frames.
+
+    The page and NAME-cases.jpg (200 KB at most) show the worst cases, false alarms, the median and the best ones.
 
     Example: sonodistill evaluate external breast.safetensors --data ddti=frames/ddti --out runs/external
 

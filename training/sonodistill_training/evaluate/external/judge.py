@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sonodistill.errors import DatasetError, EmptyInputError, SonoDistillError
 from sonodistill.frames import Frame
 from sonodistill.inference.predictor import Prediction, Predictor
+from sonodistill_training.evaluate.external.cases import Case, cases
 from sonodistill_training.evaluate.external.frames import Item, Reading, truth_of
 from sonodistill_training.evaluate.metrics.calibration import Reliability, reliability
 from sonodistill_training.evaluate.metrics.segmentation import score, summarise_segmentation
@@ -22,7 +23,6 @@ COLUMNS = (
     *("image", "group", "dice", "iou", "hd95_px", "hd95_mm", "predicted_pixels", "truth_pixels", "pixels"),
     *("brier", "unfamiliarity"),
 )
-SHOWN = 12
 
 Row = dict[str, Any]
 
@@ -34,13 +34,15 @@ class Judged:
     Attributes:
         rows: of every image that could be read, with :data:`COLUMNS`.
         bins: of the probabilities of all pixels.
-        worst: images, truths and masks of the lowest Dice, by name.
+        items: that the rows are of.
+        cases: those to look at, by kind.
         skipped: images that could not be read, and why.
     """
 
     rows: list[Row] = field(default_factory=list)
     bins: Reliability = field(default_factory=Reliability)
-    worst: dict[str, tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]] = field(default_factory=dict)
+    items: list[Item] = field(default_factory=list)
+    cases: dict[str, list[Case]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -68,6 +70,7 @@ def judge(predictor: Predictor, items: list[Item], label: int = 0, tick: Callabl
             reading.note(item, error)
         tick()
     judged.skipped = reading.skipped
+    judged.cases = cases(predictor, judged.items, judged.rows, label)
     if not judged.rows:
         first = next(iter(reading.skipped.items()), ("", "it is empty"))
         raise EmptyInputError(f"none of {len(items)} images could be judged ({first[0]}: {first[1]})")
@@ -83,10 +86,7 @@ def _add(judged: Judged, item: Item, frame: Frame, truth: NDArray[np.bool_], fou
     judged.rows.append(
         {"image": item.name, "group": item.group, **scored, "brier": bins.brier, "unfamiliarity": found.unfamiliarity}
     )
-    judged.worst[item.name] = (frame.image, truth, mask)
-    if len(judged.worst) > SHOWN:
-        dice = {row["image"]: row["dice"] for row in judged.rows}
-        judged.worst.pop(max(judged.worst, key=lambda name: dice[name]))
+    judged.items.append(item)
 
 
 def summary(judged: Judged) -> dict[str, Any]:

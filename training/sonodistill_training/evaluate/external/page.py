@@ -1,4 +1,4 @@
-"""The page of an external check: the numbers, the reliability diagram, and the worst cases to look at."""
+"""The page of an external check: the numbers, the reliability diagram, and the cases to look at."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-import cv2
 import numpy as np
 
+from sonodistill_training.evaluate.external.cases import KINDS, Case, credit, drawn
 from sonodistill_training.evaluate.external.judge import Judged
-from sonodistill_training.report.drawing import jpeg_uri, outlined
+from sonodistill_training.evaluate.report.pictures import legend
+from sonodistill_training.report.drawing import jpeg_uri
 from sonodistill_training.report.page import page
 
 _SIDE, _EDGE, _LONGEST = 320, 40, 360
@@ -35,7 +36,8 @@ def external_page(model: str, found: Mapping[str, tuple[dict[str, Any], Judged]]
         "patients, cases or videos. Research use only.</p>",
     ]
     for name, (said, judged) in found.items():
-        parts.append(f"<h2>{escape(name)}</h2>{_numbers(said)}{_calibration(said)}{_gallery(judged)}{_skipped(said)}")
+        numbers = f"{_numbers(said)}{_calibration(said)}"
+        parts.append(f"<h2>{escape(name)}</h2>{numbers}{_gallery(name, judged)}{_skipped(said)}")
     return page(f"External check of {model}", "".join(parts))
 
 
@@ -88,25 +90,25 @@ def _calibration(said: Mapping[str, Any]) -> str:
     )
 
 
-def _gallery(judged: Judged) -> str:
-    dice = {row["image"]: row for row in judged.rows}
-    figures = []
-    for name in sorted(judged.worst, key=lambda name: dice[name]["dice"]):
-        image, truth, mask = judged.worst[name]
-        scale = min(1.0, _LONGEST / max(image.shape))
-        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        picture = outlined(
-            cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8),
-            cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0,
-            cv2.resize(truth.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0,
+def _gallery(name: str, judged: Judged) -> str:
+    parts = []
+    for kind, found in judged.cases.items():
+        title, said = KINDS[kind]
+        figures = "".join(
+            f'<figure class="card"><img alt="{escape(case.name)}" src="{jpeg_uri(drawn(case, _LONGEST))}"><figcaption>'
+            f"<strong>{escape(case.name)}</strong>{escape(_words(case))}</figcaption></figure>"
+            for case in found
         )
-        row = dice[name]
-        strange = "" if np.isnan(row["unfamiliarity"]) else f", unfamiliarity {row['unfamiliarity']:.2f}"
-        figures.append(
-            f'<figure class="card"><img alt="{escape(name)}" src="{jpeg_uri(picture)}"><figcaption><strong>'
-            f"{escape(name)}</strong>Dice {row['dice']:.3f}{strange}</figcaption></figure>"
-        )
-    return f'<h3 style="margin-top: 1.6em">Worst cases</h3><div class="frames">{"".join(figures)}</div>'
+        if figures:
+            head = f'<h3 style="margin-top: 1.6em">{title}</h3><p class="muted">{said}</p>'
+            parts.append(f'{head}<div class="frames">{figures}</div>')
+    source = credit(name)
+    return legend() + "".join(parts) + (f'<p class="muted">{escape(source)}</p>' if source else "")
+
+
+def _words(case: Case) -> str:
+    known = not np.isnan(case.unfamiliarity) and case.unfamiliarity <= 1
+    return f"{case.words}, unfamiliarity {case.unfamiliarity:.2f}" if known else case.words
 
 
 def _skipped(said: Mapping[str, Any]) -> str:

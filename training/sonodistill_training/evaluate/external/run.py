@@ -15,12 +15,13 @@ from sonodistill import __version__
 from sonodistill.errors import BundleConfigError
 from sonodistill.files import atomic_path, sha256, write_text
 from sonodistill.inference.predictor import Predictor
+from sonodistill_training.evaluate.external.cases import credit, write_sheet
 from sonodistill_training.evaluate.external.frames import Item, Reading, index_sha256, items_of, spread
 from sonodistill_training.evaluate.external.judge import COLUMNS, Judged, judge, summary
 from sonodistill_training.evaluate.external.overlap import OverlapError, alike, require_unknown, seed_of
 from sonodistill_training.evaluate.external.page import external_page
 
-REPORT, SUMMARY = "external.html", "external.json"
+REPORT, SUMMARY, SHEET = "external.html", "external.json", "-cases.jpg"
 
 
 def check(
@@ -34,7 +35,9 @@ def check(
     trained_on: Path | None = None,
     limit: int | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Judge a segmenter on every set and write ``<name>.csv``, :data:`SUMMARY` and :data:`REPORT` into ``out``.
+    """Judge a segmenter on every set and write :data:`SUMMARY`, :data:`REPORT` and files of each set into ``out``.
+
+    Those are ``<name>.csv`` with a row for each image, and ``<name>-cases.jpg``, a small sheet of the cases to look at.
 
     Args:
         predictor: a segmenter.
@@ -75,6 +78,8 @@ def check(
         judged = judge(predictor, items, channel, lambda task=task: progress.advance(task))  # type: ignore[misc]
         progress.update(task, completed=len(items))
         _write_rows(out / f"{name}.csv", judged)
+        shown = f"{predictor.path.name} on {name}" + (f", {split} split" if split != "all" else "")
+        write_sheet(out / f"{name}{SHEET}", shown, judged.cases, credit(name))
         found[name] = ({**summary(judged), "index_sha256": index_sha256(folders[name])}, judged)
     said = {
         "model": predictor.path.name,
