@@ -94,15 +94,16 @@ def test_of_each_batch_the_teacher_begins_one_step_ahead(tmp_path, accumulate):
     ] + [("step", 3)]
 
 
-def test_threads_are_torchs_again_after_a_training_that_shares_them(tmp_path):
-    loop = make_loop(tmp_path, max_steps=1, precision="bf16")
-    loop.method.teacher_engine, loop.method.teacher_threads = "openvino", 1
-    before, during = torch.get_num_threads(), []
+def test_a_training_that_shares_its_threads_looks_with_all_and_gives_them_back(tmp_path):
+    before, during, looked = torch.get_num_threads(), [], []
     torch.set_num_threads(3)
-    loop.on_log = lambda _: during.append(torch.get_num_threads())
     try:
+        loop = make_loop(tmp_path, max_steps=1, precision="bf16")
+        loop.method.teacher_engine, loop.method.teacher_threads = "openvino", 1
+        loop.on_log = lambda _: during.append(torch.get_num_threads())
+        loop.monitors = [lambda *_: looked.append(torch.get_num_threads()) or {}]
         loop.run()
-        assert during == [2] and torch.get_num_threads() == 3
+        assert (during, looked, torch.get_num_threads()) == ([2], [3], 3)
     finally:
         torch.set_num_threads(before)
 

@@ -18,7 +18,7 @@ from sonodistill.networks.precision import use_bf16
 from sonodistill_training.checkpoint import CheckpointError, load_checkpoint, require_room, save_checkpoint
 from sonodistill_training.distributed import World, largest, world
 from sonodistill_training.logs import JSONL, Writers, read_log
-from sonodistill_training.memory import keep_freed_memory
+from sonodistill_training.memory import keep_freed_memory, threads
 from sonodistill_training.monitor.watch import LossWatch
 from sonodistill_training.progress import Clock, StopRequests, ignore_stop_signals, progress_bar, stop_requests, stopped
 from sonodistill_training.sampling import EndlessShuffle, StepBatches
@@ -102,6 +102,7 @@ class Loop:
         self.on_log = on_log
         self.monitors = [monitor for monitor in monitors if monitor is not None]
         self.record = dict(record or {})
+        self._threads = torch.get_num_threads()  # of which a method may leave some to what else it runs
         self._found: dict[str, float] = {}
 
     @property
@@ -122,12 +123,8 @@ class Loop:
             KeyboardInterrupt: after Ctrl-C, once the step in hand is finished and saved.
             SystemExit: likewise after SIGTERM or SIGUSR1, with 128 + the signal's number.
         """
-        threads = torch.get_num_threads()
-        try:
-            with world(self.device) as place:
-                return self._run(place)
-        finally:
-            torch.set_num_threads(threads)
+        with threads(self._threads), world(self.device) as place:
+            return self._run(place)
 
     def _run(self, place: World) -> Path:
         settings = self.settings
@@ -266,7 +263,7 @@ class Loop:
         modes = {module: module.training for module in encoder.modules()}
         encoder.eval()
         devices = [state.place.device] if state.place.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.no_grad():
+        with threads(self._threads), torch.random.fork_rng(devices), torch.no_grad():
             self._found = {k: v for monitor in self.monitors for k, v in monitor(encoder, state.place.device).items()}
         for module, mode in modes.items():
             module.training = mode

@@ -7,8 +7,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from sonodistill_training.distill.method import Distillation
 from sonodistill_training.distill.teacher import load_teacher
 from sonodistill_training.distributed import pick_device
 from sonodistill_training.loop import Loop
+from sonodistill_training.memory import threads
 from sonodistill_training.settings import decay_groups
 
 _WARM_UP = 3  # steps that are not timed
@@ -123,7 +123,7 @@ def _bare_steps(views: CorpusViews, setup: Setup, count: int, bf16: bool) -> lis
     device = pick_device()
     teacher = load_teacher(setup.teacher, input_size=setup.input_size)
     method = Distillation(teacher, Encoder(setup.student), input_size=setup.input_size, mixup="off")
-    with _same_threads():
+    with threads(torch.get_num_threads()):
         method.prepare(device, bf16)
         step = _bare_step(method, views, setup, device, bf16)
         for _ in range(_WARM_UP):
@@ -157,16 +157,6 @@ def _bare_step(
         return _now(device) - began
 
     return step
-
-
-@contextmanager
-def _same_threads() -> Iterator[None]:
-    """Afterwards torch has as many threads as before: a distillation leaves some of them to its teacher."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _now(device: torch.device) -> float:
