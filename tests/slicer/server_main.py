@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -66,12 +67,35 @@ def make_studies(folder: Path) -> Path:
     return folder
 
 
+def with_score(checkpoint: Path, studies: Path) -> None:
+    """Give a segmenter the warning score of the frames of its studies."""
+    import torch
+
+    from sonodistill.frames import read
+    from sonodistill.inference import familiarity
+    from sonodistill.inference.scored import features, map_index
+    from sonodistill.networks.checkpoint import load_network
+    from sonodistill.transforms.geometry import to_input
+    from sonodistill.weights import load_weights, save_weights
+
+    network, info = load_network(checkpoint)
+    frames = [frame for path in sorted(studies.rglob("*.dcm")) for frame in read(path)]
+    inputs = torch.from_numpy(np.stack([to_input(frame.image, info.input_size) for frame in frames]))
+    with torch.inference_mode():
+        found = features(network.encoder.pyramid(inputs), map_index(network.encoder)).numpy()
+    fitted = familiarity.fit(found[::2].repeat(3, 0), found[1::2], components=4)
+    score = {name: torch.from_numpy(value) for name, value in familiarity.to_tensors(fitted).items()}
+    about = {"version": familiarity.VERSION, "data": "cines of the test"}
+    save_weights(checkpoint, {**load_weights(checkpoint)[0], **score}, replace(info, familiarity=about))
+
+
 def main() -> None:
     from app_case import make_models, serve
 
     folder = Path(sys.argv[1])
     studies = make_studies(folder / "studies")
     weights = make_models(folder / "models", ("segmentation", "interactive", "embedding"))
+    with_score(weights["segmentation"], studies)
     with serve(studies, weights, work=folder / "work") as server:
         sys.stdout.write(json.dumps({"url": server.url, "studies": str(studies)}) + "\n")
         sys.stdout.flush()

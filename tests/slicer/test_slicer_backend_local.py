@@ -69,6 +69,21 @@ def test_a_frame_is_segmented_with_a_confidence(backend: LocalBackend) -> None:
     assert result.confidence is not None and 0.9 < result.confidence <= 1
 
 
+def test_a_model_with_a_warning_score_says_it_and_another_says_nothing(backend: LocalBackend, tmp_path: Path) -> None:
+    path = write_model(tmp_path / "scored.onnx", familiar=120.0)
+    scored = LocalBackend([path], threads=1, python=[sys.executable])
+    bright = Frame(np.full(SHAPE, 180, np.uint8), 0, None, np.eye(4), "bright")
+    try:
+        known, strange = (scored.segment(one, "scored.onnx", Cancel()) for one in (frame(), bright))
+        again = scored.refine(bright, Prompts(positive=((5.0, 5.0),)), None, "scored.onnx", Cancel())
+    finally:
+        scored.close()
+    assert known.unfamiliarity == pytest.approx(image().mean() / 120, rel=1e-3)
+    assert strange.unfamiliarity == again.unfamiliarity == pytest.approx(1.5, rel=1e-3)
+    assert np.array_equal(known.mask, backend.segment(frame(), "bright.onnx", Cancel()).mask)
+    assert backend.segment(bright, "bright.onnx", Cancel()).unfamiliarity is None
+
+
 def test_numbers_are_those_of_the_labels(tmp_path: Path) -> None:
     path = write_model(tmp_path / "two.onnx", ("bright", "dark"), (140.0, -50.0))
     backend = LocalBackend([path], threads=1, python=[sys.executable])

@@ -108,6 +108,16 @@ def test_a_frame_of_the_server_and_the_same_pixels_sent_are_segmented_alike(clie
     assert named.confidence is not None and 0 < named.confidence <= 1 and named.model == "segmentation 1"
 
 
+def test_the_server_says_of_frames_of_its_own_and_of_sent_ones_how_unfamiliar_they_are(client: Client) -> None:
+    backend, frame = SonoDistillServer(client), frames_of(client, "cine1")[1]
+    noise = replace(frame, image=np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8))
+    assert (backend.segment(noise, "segmentation", Cancel()).unfamiliarity or 0) > 1
+    sent = backend.segment(frame, "segmentation", Cancel()).unfamiliarity
+    backend.bind(item(client, "cine1"))
+    named = backend.segment(frame, "segmentation", Cancel()).unfamiliarity
+    assert sent is not None and sent == named and 0 < sent <= 1
+
+
 def test_what_is_sent_is_no_item_of_the_server_afterwards(client: Client) -> None:
     before = client.json("GET", "/sonodistill/items", Cancel())["total"]
     backend, frame = SonoDistillServer(client), frames_of(client, "cine1")[1]

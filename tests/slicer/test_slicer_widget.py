@@ -218,6 +218,48 @@ def test_one_frame_is_segmented_and_the_strip_shows_it(module: Panel) -> None:
     assert not module.ui.progressBar.visible
 
 
+def test_frames_that_the_model_was_not_made_for_are_told_and_marked_until_they_are_drawn(module: Panel) -> None:
+    from UltrasoundSegmentLib.masks.status import Status
+    from UltrasoundSegmentWidgets.panel import WARNING
+
+    words = "unlike the frames this model was made for"
+    module.cine(6)
+    module.connect(backend(unfamiliarities=(0.4, 1.7, 1.0, None, 2.5, 0.2)))
+    module.parameters.scope = type(module.parameters.scope).ALL
+    module.ui.segmentButton.click()
+    module.idle()
+    assert f"2 frames are {words}: 2, 5." in module.ui.messageLabel.text
+    for index in range(6):
+        module.desk.go(index)
+        shown = module.ui.frameLabel.text
+        assert (words in shown) == (WARNING in shown) == (index in (1, 4)), shown
+        assert (words in module.widget.review.strip.describe(index)) == (index in (1, 4))
+    module.desk.go(1)
+    module.ui.acceptButton.click()  # the person's decision does not make the frame another
+    module.desk.go(1)
+    assert "accepted" in module.ui.frameLabel.text and words in module.ui.frameLabel.text
+    store = module.desk.store
+    store.write(4, store.mask(4), Status.EDITED, annotator="anna")
+    assert store.unfamiliarity(4) is None and not module.widget.review.unlike(4)
+    module.desk.go(4)
+    assert words not in module.ui.frameLabel.text
+
+
+def test_a_warning_is_saved_with_the_scene_and_comes_back_when_prompts_are_undone(module: Panel) -> None:
+    from UltrasoundSegmentLib.masks.store import MaskStore
+
+    module.cine(3)
+    module.connect(backend(unfamiliarities=(3.0,)))
+    module.ui.segmentButton.click()
+    module.idle()
+    assert MaskStore.of(module.desk.cine).unfamiliarity(0) == 3.0  # it lies in the scene, and nowhere else
+    draw(module, "include", (40, 30))
+    module.idle()
+    assert module.desk.store.info(0)["status"].value == "edited" and module.desk.store.unfamiliarity(0) is None
+    module.ui.undoPromptsButton.click()
+    assert module.desk.store.unfamiliarity(0) == 3.0
+
+
 def test_a_range_is_segmented_and_what_a_person_accepted_stays(module: Panel) -> None:
     module.cine(8)
     module.connect(backend())

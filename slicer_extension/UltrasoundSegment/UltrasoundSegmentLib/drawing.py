@@ -31,7 +31,8 @@ class Drawing:
         """(H, W): the mask so far where prompts were added, else the mask from before the first of them."""
         begun, last = self._begun, self._last
         if begun is None or begun[:2] != (index, prompts.label) or self.drawn_over:
-            begun = self._begun = index, prompts.label, self._store.mask(index), self._store.info(index)
+            info = {**self._store.info(index), "unfamiliarity": self._store.unfamiliarity(index)}
+            begun = self._begun = index, prompts.label, self._store.mask(index), info
             last = Prompts()
         self._last = prompts
         return self._store.mask(index) if continues(last, prompts) else begun[2]
@@ -53,7 +54,7 @@ class Drawing:
         if not info["status"].by_person:
             self._store.clear(index)  # a model's mask may not replace a person's
         if info["status"] is not Status.EMPTY:
-            said = {name: info[name] for name in ("annotator", "confidence", "model")}
+            said = {name: info[name] for name in ("annotator", "confidence", "model", "unfamiliarity")}
             self._store.write(index, mask, info["status"], **said)
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from UltrasoundSegmentLib.masks.store import MaskStore
 
 UNSURE_BELOW = 0.8
+UNLIKE = "unlike the frames this model was made for"
+_NAMED = 8
+"""Frames that a line names by their numbers."""
 _REFINE = "refine"
 _AT_ONCE = 2
 """Frames that are read ahead of the one that is computed."""
@@ -85,6 +88,7 @@ class Session:
         wanted = [index for index in indices if not self.store.status(index).by_person]
         task = self._task("Segmenting", len(wanted))
         waiting = iter(wanted)
+        unlike: list[int] = []
 
         def next_frame() -> None:
             index = next(waiting, None)
@@ -92,10 +96,13 @@ class Session:
                 task.end_when_empty()
                 return
             frame, region = self._frame(index)
-            task.submit(
-                lambda cancel, _: self.backend.segment(frame, model, cancel),
-                lambda result: self._segmented(task, index, result, model, region, next_frame),
-            )
+
+            def segmented(result: Result) -> None:
+                self._segmented(task, index, result, model, region, next_frame)
+                if (result.unfamiliarity or 0) > 1:
+                    self._warn(index, unlike)
+
+            task.submit(lambda cancel, _: self.backend.segment(frame, model, cancel), segmented)
 
         try:
             for _ in range(_AT_ONCE):
@@ -177,7 +184,8 @@ class Session:
 
         def carried(at: int, result: Result) -> None:
             whole = pasted(result.mask, region, np.zeros_like(mask))
-            self.store.write(at, whole, Status.PROPAGATED, confidence=result.confidence, model=result.model)
+            said = {"confidence": result.confidence, "unfamiliarity": result.unfamiliarity}
+            self.store.write(at, whole, Status.PROPAGATED, model=result.model, **said)
             task.step()
 
         task.submit(work, lambda why: self._tell(why or ended), carried)
@@ -247,12 +255,22 @@ class Session:
                 shape = self.cine.frame(index).image.shape
                 mask = pasted(result.mask, region, np.zeros(shape, np.uint8))
                 mask = self._renumbered(mask, known.labels if known else ())
-                self.store.write(index, mask, Status.PREDICTED, confidence=result.confidence, model=result.model)
+                said = {"confidence": result.confidence, "unfamiliarity": result.unfamiliarity}
+                self.store.write(index, mask, Status.PREDICTED, model=result.model, **said)
         except SegmentError as error:
             task.fail(error)
             return
         task.step()
         following()
+
+    def _warn(self, index: int, unlike: list[int]) -> None:
+        """One line of all the frames of a request so far; ``unlike`` are those before, to which this one is added."""
+        unlike.append(index + 1)
+        if len(unlike) == 1:
+            self._tell(f"Frame {index + 1} is {UNLIKE}: look closely at its mask.")
+        else:
+            named = ", ".join(map(str, sorted(unlike)[:_NAMED])) + (" ..." if len(unlike) > _NAMED else "")
+            self._tell(f"{len(unlike)} frames are {UNLIKE}: {named}. Look closely at their masks.")
 
     def _renumbered(self, mask: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.uint8]:
         """The model's label numbers as the store's, by name; a label that the store lacks is added when it is drawn."""

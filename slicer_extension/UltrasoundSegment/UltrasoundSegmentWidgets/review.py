@@ -7,7 +7,7 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from .panel import Panel
+from .panel import Panel, coloured
 from .strip import StatusStrip, legend, names
 
 
@@ -85,16 +85,28 @@ class ReviewPanel(Panel):
         blocked = ui.frameSlider.blockSignals(True)
         ui.frameSlider.value = index
         ui.frameSlider.blockSignals(blocked)
-        ui.frameLabel.text = self.describe(index)
+        self._say(index)
 
     def show_mask(self, index: int) -> None:
         store = self.desk.store
         self.strip.setStatus(index, store.status(index).value)
         if self.desk.cine and index == self.desk.cine.selected:
-            self.ui.frameLabel.text = self.describe(index)
+            self._say(index)
+
+    def _say(self, index: int) -> None:
+        """The line of the frame on display, in the colour of warnings where its model was not made for it."""
+        text = self.describe(index)
+        self.ui.frameLabel.text = coloured(text, warn=True) if self.unlike(index) else text
+
+    def unlike(self, index: int) -> bool:
+        """Whether the model of a frame's mask says that the frame is unlike those that it was made for."""
+        cine, store = self.desk.cine, self.desk.store
+        if cine is None or store is None or not 0 <= index < cine.count:
+            return False
+        return (store.unfamiliarity(index) or 0) > 1
 
     def describe(self, index: int) -> str:
-        """Number, time, state and confidence of a frame."""
+        """Number, time, state and confidence of a frame, and whether the model was made for it."""
         cine, store = self.desk.cine, self.desk.store
         if cine is None or not 0 <= index < cine.count:
             return ""
@@ -109,4 +121,6 @@ class ReviewPanel(Panel):
                 parts.append(_("confidence {value:.2f}").format(value=info["confidence"]))
             if info["annotator"]:
                 parts.append(info["annotator"])
+            if self.unlike(index):
+                parts.append(_("unlike the frames this model was made for"))
         return ", ".join(parts)

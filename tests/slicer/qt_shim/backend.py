@@ -31,8 +31,13 @@ class Threshold:
 
     name = "Threshold"
 
-    def __init__(self, pause_s: float = 0.0, confidences: Sequence[float] = (0.9,)) -> None:
-        self.pause_s, self.confidences = pause_s, confidences
+    def __init__(
+        self,
+        pause_s: float = 0.0,
+        confidences: Sequence[float] = (0.9,),
+        unfamiliarities: Sequence[float | None] = (None,),
+    ) -> None:
+        self.pause_s, self.confidences, self.unfamiliarities = pause_s, confidences, unfamiliarities
         self.asked: list[str] = []
         self.prompts: list[Prompts] = []
         self.closed = False
@@ -49,7 +54,8 @@ class Threshold:
         self.asked.append("segment")
         self._wait(cancel)
         confidence = self.confidences[frame.index % len(self.confidences)]
-        return Result(dark(frame.image), confidence, model)
+        unfamiliarity = self.unfamiliarities[frame.index % len(self.unfamiliarities)]
+        return Result(dark(frame.image), confidence, model, unfamiliarity=unfamiliarity)
 
     def refine(
         self, frame: Any, prompts: Prompts, previous: NDArray[np.uint8] | None, model: str, cancel: Cancel

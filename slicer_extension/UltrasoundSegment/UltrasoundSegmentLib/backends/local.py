@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from UltrasoundSegmentLib.backends import carry
+from UltrasoundSegmentLib.backends.infer import unfamiliarity_of
 from UltrasoundSegmentLib.backends.model import (
     CLASSIFICATION,
     INTERACTIVE,
@@ -122,7 +123,8 @@ class LocalBackend:
                 "the model segments: draw by hand, or use a server with a click model."
             )
         mask = carry.with_label(previous, found.mask > 0, prompts.label)
-        return Result(mask, found.confidence, found.model, {**found.info, "how": "parts of the segmentation"})
+        info = {**found.info, "how": "parts of the segmentation"}
+        return Result(mask, found.confidence, found.model, info, found.unfamiliarity)
 
     def propagate(
         self,
@@ -193,7 +195,8 @@ class LocalBackend:
             raise BackendError("The answer has another size than the frame: update sonodistill.")
         mask = np.frombuffer(content, np.uint8).reshape(image.shape).copy()
         prediction = str(header.get("prediction") or "")
-        return Result(mask, header.get("confidence"), model, {"prediction": prediction} if prediction else {})
+        info = {"prediction": prediction} if prediction else {}
+        return Result(mask, header.get("confidence"), model, info, unfamiliarity_of(header))
 
     def _ask(self, header: dict[str, Any], payload: bytes, cancel: Cancel) -> tuple[dict[str, Any], bytes]:
         """Errors: Cancelled, after which the process is gone; NotInstalledError; BackendError."""

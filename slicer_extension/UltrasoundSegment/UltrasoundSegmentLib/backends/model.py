@@ -89,12 +89,14 @@ class Result:
         confidence: 0 to 1, or None where the model says none.
         model: id of the model, with its version where it is known.
         info: further values, such as the class of a classification or the time it took.
+        unfamiliarity: above 1 for a frame unlike those that the model was made for; None where the model does not say.
     """
 
     mask: NDArray[np.uint8]
     confidence: float | None = None
     model: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+    unfamiliarity: float | None = None
 
 
 class Cancel:

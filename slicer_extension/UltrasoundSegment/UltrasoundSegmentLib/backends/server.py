@@ -59,7 +59,8 @@ class SonoDistillServer:
             mask = np.zeros(shape, np.uint8)  # of a classification
         else:
             mask = infer.mask_of(found.image, (shape[0], shape[1]))
-        return Result(mask, infer.confidence_of(found.params), _versioned(model, found.params), found.params)
+        confidence, unfamiliarity = infer.confidence_of(found.params), infer.unfamiliarity_of(found.params)
+        return Result(mask, confidence, _versioned(model, found.params), found.params, unfamiliarity)
 
     def refine(
         self, frame: Frame, prompts: Prompts, previous: NDArray[np.uint8] | None, model: str, cancel: Cancel

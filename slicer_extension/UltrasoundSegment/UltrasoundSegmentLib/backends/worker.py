@@ -7,12 +7,15 @@ when its input does.
     {"op": "open", "path": ..., "threads": 2}                      -> {"ok": true, "kind": ..., "labels": [...]}
     {"op": "segment", "path": ..., "shape": [H, W], "bytes": H*W}  -> {"ok": true, "confidence": ..., "bytes": H*W}
 
-A request to segment may have ``parts`` (what was clicked on) or ``follow``: then a mask (H, W) comes after the image.
+The answer to the latter has ``unfamiliarity`` as well where the model says how far the frame is from those that it was
+made for. A request to segment may have ``parts`` (what was clicked on) or ``follow``: then a mask (H, W) comes after
+the image.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import sys
@@ -71,7 +74,7 @@ class Worker:
     def __init__(self) -> None:
         self._models: dict[str, Any] = {}
         self._threads = 0
-        self._last: tuple[tuple[str, bytes], tuple[Any, Any, str]] | None = None
+        self._last: tuple[tuple[str, bytes], tuple[Any, Any, str, float | None]] | None = None
 
     def answer(self, header: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         if header.get("op") == "open":
@@ -97,7 +100,7 @@ class Worker:
         if len(payload) not in (count, 2 * count) or not count:
             raise ProtocolError("a frame of another size than is said")
         image = np.frombuffer(payload, np.uint8, count).reshape(height, width)
-        mask, sure, prediction = self._predicted(str(header["path"]), image)
+        mask, sure, prediction, unfamiliarity = self._predicted(str(header["path"]), image)
         if header.get("follow"):
             mask = follow(mask, np.frombuffer(payload, np.uint8, count, count).reshape(height, width))
         elif header.get("parts") is not None:
@@ -105,10 +108,13 @@ class Worker:
         found = mask > 0
         confidence = float(sure[found].mean() if found.any() else 1 - sure.max())
         said = {"ok": True, "confidence": min(1.0, max(0.0, confidence)), "prediction": prediction}
+        if unfamiliarity is not None:
+            said["unfamiliarity"] = unfamiliarity
         return said, np.ascontiguousarray(mask, np.uint8).tobytes()
 
-    def _predicted(self, path: str, image: Any) -> tuple[Any, Any, str]:
-        """Label numbers (H, W) uint8, the probability of the most probable label (H, W), and the class, "" for none."""
+    def _predicted(self, path: str, image: Any) -> tuple[Any, Any, str, float | None]:
+        """Label numbers (H, W) uint8, the probability of the most probable label (H, W), the class, "" for none, and
+        how unfamiliar the frame is, None of a model that does not say it."""
         key = path, image.tobytes()
         if self._last is not None and self._last[0] == key:
             return self._last[1]
@@ -119,14 +125,16 @@ class Worker:
         model = self._model(path)
         frame = Frame(image, 0, None, Calibration(None), Provenance(Path("frame"), "live"))
         found = model.predict_one(frame)
+        score = getattr(found, "unfamiliarity", float("nan"))  # older releases of the package have none
+        strange = float(score) if math.isfinite(score) else None
         if model.kind == "segmenter":
             best = found.probabilities.max(0)
             numbers = np.asarray(range(1, len(found.labels) + 1), np.uint8)
             mask = np.where(found.masks.any(0), numbers[found.probabilities.argmax(0)], 0).astype(np.uint8)
-            self._last = key, (mask, best, "")
+            self._last = key, (mask, best, "", strange)
         elif model.kind == "classifier":
             empty = np.zeros(image.shape, np.uint8)
-            self._last = key, (empty, np.full(image.shape, 1 - found.probabilities.max()), found.label)
+            self._last = key, (empty, np.full(image.shape, 1 - found.probabilities.max()), found.label, strange)
         else:
             raise ValueError("an encoder segments nothing: choose a segmenter")
         return self._last[1]

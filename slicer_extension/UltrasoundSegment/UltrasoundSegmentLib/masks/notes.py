@@ -11,6 +11,7 @@ from UltrasoundSegmentLib.masks.status import Status
 
 _STATUS, _ANNOTATOR, _TIME = "SonoDistill.status", "SonoDistill.annotator", "SonoDistill.time"
 _CONFIDENCE, _MODEL = "SonoDistill.confidence", "SonoDistill.model"
+_UNFAMILIARITY = "SonoDistill.unfamiliarity"
 
 
 def status_of(node: Any) -> Status:
@@ -32,6 +33,11 @@ def read(node: Any) -> dict[str, Any]:
     }
 
 
+def unfamiliarity_of(node: Any) -> float | None:
+    """Above 1 for a frame unlike those that the model was made for; None where no model said it."""
+    return _number(node, _UNFAMILIARITY)
+
+
 def _number(node: Any, key: str) -> float | None:
     """None where there is none, or a damaged scene holds something else."""
     try:
@@ -48,6 +54,7 @@ def write(
     confidence: float | None = None,
     model: str = "",
     when: float | None = None,
+    unfamiliarity: float | None = None,
 ) -> None:
     """Say it of each node; ``when`` is seconds since 1970, None for now."""
     said = {
@@ -56,6 +63,7 @@ def write(
         _TIME: f"{time.time() if when is None else when:.3f}",
         _CONFIDENCE: "" if confidence is None else f"{confidence:.6g}",
         _MODEL: model,
+        _UNFAMILIARITY: "" if unfamiliarity is None else f"{unfamiliarity:.6g}",
     }
     for node in nodes:
         modifying = node.StartModify()

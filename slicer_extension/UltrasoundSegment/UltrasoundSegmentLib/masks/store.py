@@ -27,7 +27,7 @@ class MaskStore:
 
     Every frame has a segmentation of its own with the same segments, made in advance, and SaveChanges is on. Without
     that Slicer shows one frame's mask on others, and stores copies of it on frames that were merely visited. Status,
-    annotator, time, confidence and model are attributes of each frame's segmentation.
+    annotator, time, confidence, model and unfamiliarity are attributes of each frame's segmentation.
 
     Attributes:
         cine: the frames.
@@ -120,6 +120,7 @@ class MaskStore:
         model: str = "",
         when: float | None = None,
         replace: bool = False,
+        unfamiliarity: float | None = None,
     ) -> bool:
         """Replace the mask of a frame.
 
@@ -132,6 +133,7 @@ class MaskStore:
             model: that made it or that the person started from, or "".
             when: seconds since 1970 that it was made, None for now.
             replace: a model's also where a person's label is; only for what that person asks for.
+            unfamiliarity: above 1 for a frame unlike those that the model was made for; None where it does not say.
 
         Returns:
             False where a person's label is there and this one is a model's: nothing was changed.
@@ -146,7 +148,7 @@ class MaskStore:
         with self._our_own():
             node = self._follow(index)
             pixels.draw(node.GetSegmentation(), self.segment_ids, mask, matrix_of(self.cine.volume(index)))
-            self._say(index, status, annotator, confidence, model, when)
+            self._say(index, status, annotator, confidence, model, when, unfamiliarity)
         self.changed.emit(index)
         return True
 
@@ -160,6 +162,10 @@ class MaskStore:
     def info(self, index: int) -> dict[str, Any]:
         """status, annotator, time (seconds since 1970, 0 where nothing was written), confidence or None, model."""
         return notes.read(self._node(index))
+
+    def unfamiliarity(self, index: int) -> float | None:
+        """How far a frame is from those that the model of its mask was made for: above 1 unlike them, None unknown."""
+        return notes.unfamiliarity_of(self._node(index))
 
     def mark(self, index: int, status: Status, annotator: str = "") -> bool:
         """Change the status alone. A skipped frame keeps its pixels, so that a mistake can be undone.
@@ -178,7 +184,8 @@ class MaskStore:
             return False
         before = self.info(index)
         with self._our_own():
-            self._say(index, status, annotator, before["confidence"], before["model"])
+            kept = self.unfamiliarity(index)
+            self._say(index, status, annotator, before["confidence"], before["model"], None, kept)
         self.changed.emit(index)
         return True
 
