@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import torch
@@ -150,8 +151,10 @@ class OpenVinoEngine:
             "NUM_STREAMS": threads,
             "INFERENCE_NUM_THREADS": threads,
         }
-        self._compiled = core().compile_model(model, "CPU", options)
-        self._idle: list[Any] = []
+        compiled = core().compile_model(model, "CPU", options)
+        self._queue = openvino.AsyncInferQueue(compiled, 2 * threads)
+        self._queue.set_callback(_store)
+        self._feeder = ThreadPoolExecutor(1, "sonodistill-teacher")
         self._dtype = torch.bfloat16 if bf16 else torch.float32
         side = input_size // teacher.patch_size
         self._shape = (teacher.dim, side, side)
@@ -160,21 +163,17 @@ class OpenVinoEngine:
         return self.start(images)()
 
     def start(self, images: Tensor) -> Callable[[], Tensor]:
-        """OpenVINO's threads begin at once, or when they have finished what was started before."""
-        requests = []
-        for piece in images.detach().float().split(_CHUNK):
-            request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
-            request.start_async({0: piece.numpy()}, share_inputs=False)
-            requests.append(request)
+        """Begin as soon as what was started before is done; until the call the images must stay as they are.
 
-        def tokens() -> Tensor:
-            result = torch.empty((len(images), *self._shape), dtype=self._dtype)
-            for request, place in zip(requests, result.split(_CHUNK), strict=True):
-                request.wait()
-                place.copy_(torch.from_numpy(request.get_output_tensor().data))
-            self._idle.extend(requests)
-            return result
+        In float32 there are never more tokens than those of a few images for each thread.
+        """
+        return self._feeder.submit(self._compute, images.detach().float().contiguous()).result
 
+    def _compute(self, images: Tensor) -> Tensor:
+        tokens = torch.empty((len(images), *self._shape), dtype=self._dtype)
+        for piece, place in zip(images.split(_CHUNK), tokens.split(_CHUNK), strict=True):
+            self._queue.start_async({0: piece.numpy()}, userdata=place, share_inputs=True)
+        self._queue.wait_all()
         return tokens
 
 
@@ -219,6 +218,11 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     if bias is not None:
         layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
     return layer
+
+
+def _store(request: Any, place: Tensor) -> None:
+    """Copy a finished request's tokens where they belong; the next request overwrites them."""
+    place.copy_(torch.from_numpy(request.get_output_tensor().data))
 
 
 def _first_line(error: Exception) -> str:
