@@ -13,7 +13,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from sonodistill import models
+from sonodistill import home, models
 from sonodistill.errors import BundleConfigError, DatasetError, SonoDistillError, UnreadableFileError
 
 CONFIGS = "configs"
@@ -23,13 +23,13 @@ _REFERENCE = re.compile(r"[@%](?:##?|#)?(\w+)")
 
 
 def package_bundle() -> Path:
-    """The bundle that this package lies in (a checkout, an editable install, or a copied bundle)."""
-    root = Path(__file__).resolve().parents[1]
+    """The bundle of this installation, see :func:`sonodistill.home.bundle`."""
+    root = home.bundle()
     if not (root / CONFIGS / "metadata.json").is_file():
         raise BundleConfigError(
-            "this installation of sonodistill has no bundle configs beside it",
+            "this installation of sonodistill has no bundle configs",
             path=root,
-            remedy="install from a checkout (`pip install -e .`), or name a config file in a copy of the bundle",
+            remedy="install it again, with pip, or name a config file in a copy of the bundle",
         )
     return root
 

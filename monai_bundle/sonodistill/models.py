@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sonodistill import home
 from sonodistill.errors import WeightsError
 from sonodistill.weights_header import KINDS
 
@@ -103,9 +104,9 @@ class Model:
 
 
 def folder() -> Path:
-    """Where the models lie: $SONODISTILL_MODELS, else ``models`` of the bundle that this package lies in."""
+    """Where the models lie: $SONODISTILL_MODELS, else ``models`` of the bundle of this installation."""
     given = os.environ.get(FOLDER_VARIABLE)
-    return Path(given) if given else Path(__file__).resolve().parents[1] / "models"
+    return Path(given) if given else home.bundle() / "models"
 
 
 def catalogue(where: str | Path | None = None) -> dict[str, Model]:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from sonodistill import models
+from sonodistill import home, models
 from sonodistill.annotate.server.tokens import Tokens
 from sonodistill.errors import BundleConfigError, UnreadableFileError
 
@@ -123,7 +123,7 @@ def models_of(
 
 def app_folder(given: Path | None = None) -> Path:
     """Where the app for MONAI Label lies: beside the bundle in a checkout. Errors: BundleConfigError."""
-    app = given or Path(__file__).resolve().parents[4] / "monailabel_app"
+    app = given or home.label_app()
     if not (app / "main.py").is_file():
         raise BundleConfigError(
             "the app for MONAI Label is not here", path=app, remedy="install from a checkout, or give --app FOLDER"
