@@ -26,6 +26,7 @@ from sonodistill.weights_header import WeightsInfo
 
 SIZE = (64, 64)
 FAULTY = Path(__file__).with_name("faulty_role.py")
+START_SECONDS = 240  # four processes import what they need, on a machine that other tests keep busy
 STAGES = ("accepted", "claimed", "analysed", "finished", "sent", "delivered")
 
 
@@ -134,7 +135,7 @@ def service(configuration: Path, *, faulty: Path | None = None, ready: bool = Tr
     try:
         if ready:
             wanted = set(roles_of(settings))
-            running.wait(lambda: {sign.role for sign in signs(running.spool) if sign.ready} >= wanted)
+            running.wait(lambda: {sign.role for sign in signs(running.spool) if sign.ready} >= wanted, START_SECONDS)
         yield running
     finally:
         process.send_signal(signal.SIGTERM)

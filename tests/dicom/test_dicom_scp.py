@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import logging
-import shutil
 import socket
 import ssl
 import struct
@@ -20,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import data_store
+import dcmtk
 import numpy as np
 import pytest
 from certificates import Authority
@@ -141,13 +141,11 @@ def test_jpeg_ls_and_video_are_taken_too(server: Running, tmp_path: Path) -> Non
     assert {data_set(file) for file in server.intake.files()} == {data_set(file) for file in files}
 
 
-@pytest.mark.parametrize("program", ["storescu", "dcmsend"])
-def test_dcmtk_sends(server: Running, program: str) -> None:
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed (apt-get install dcmtk)")
+@pytest.mark.parametrize("name", ["storescu", "dcmsend"])
+def test_dcmtk_sends(server: Running, name: str) -> None:
     files = [str(DATA / "US1_UNCI.dcm"), str(DATA / "OBXXXX1A.dcm")]
     sent = subprocess.run(
-        [program, "-aet", CALLER, "-aec", CALLED, "127.0.0.1", str(server.port), *files],
+        [dcmtk.program(name), "-aet", CALLER, "-aec", CALLED, "127.0.0.1", str(server.port), *files],
         capture_output=True,
         text=True,
         timeout=60,

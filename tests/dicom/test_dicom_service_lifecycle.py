@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+import dcmtk
 import pydicom
 import pytest
 from abuse_case import TOKEN, Account, by_dimse, by_folder, by_stow, processes, request, wait_until
@@ -19,10 +20,12 @@ from certificates import Authority, Pair
 from findings_case import public_file
 from orthanc import free_ports
 from service_case import Running, bright_model, configuration, service
+from typer.testing import CliRunner
 
 from sonodistill.dicom.errors import SpoolError
 from sonodistill.dicom.service.audit import verify
 from sonodistill.dicom.service.beat import signs
+from sonodistill.dicom.service.dead_commands import app as dead_app
 from sonodistill.dicom.service.roles import EXIT_UNUSABLE
 from sonodistill.dicom.service.run import serve
 
@@ -42,8 +45,8 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def dead(running: Running) -> list[dict]:
-    done = command("dead", "list", "--json", "--spool", str(running.spool))
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(dead_app, ["list", "--json", "--spool", str(running.spool)])
+    assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
 
 
@@ -91,13 +94,9 @@ def test_a_destination_that_is_gone_holds_up_no_other_and_gets_what_is_dead_when
 
 
 def storescu(port: int, pair: Pair | None, authority: Path, file: Path) -> bool:
-    """Whether DCMTK could send a file; pynetdicom has a program of the same name, beside Python's."""
-    elsewhere = [each for each in os.get_exec_path() if Path(each) != Path(sys.executable).parent]
-    program = shutil.which("storescu", path=os.pathsep.join(elsewhere))
-    if program is None:
-        pytest.skip("DCMTK's storescu is not installed (apt-get install dcmtk)")
+    """Whether DCMTK could send a file."""
     tls = [] if pair is None else ["+tls", str(pair.key), str(pair.certificate), "+cf", str(authority)]
-    line = [program, *tls, "-aet", "TESTER", "-aec", "SONODISTILL", "-to", "10", "-ta", "10"]
+    line = [dcmtk.program("storescu"), *tls, "-aet", "TESTER", "-aec", "SONODISTILL", "-to", "10", "-ta", "10"]
     done = subprocess.run([*line, "127.0.0.1", str(port), str(file)], capture_output=True, timeout=60)
     sys.stderr.write(done.stderr.decode(errors="replace"))
     return done.returncode == 0
@@ -156,10 +155,10 @@ def test_stopped_by_sigterm_it_finishes_what_is_in_hand_and_does_the_rest_when_i
         (tmp_path / name).mkdir()
     path = configuration(tmp_path, WATCH + to_folder("out"))
     with service(path) as running:
-        by_folder(tmp_path / "in", instances(tmp_path, 8))
-        running.wait(lambda: running.counts().get("done", 0) >= 2)
         with pytest.raises(SpoolError, match="another service uses this spool"):
             serve(path, stop=threading.Event())
+        by_folder(tmp_path / "in", instances(tmp_path, 8))
+        running.wait(lambda: running.counts().get("done", 0) >= 2)
         assert running.stop() == 0
         counts = running.counts()
         assert counts.get("running", 0) == counts.get("d-running", 0) == 0

@@ -157,7 +157,7 @@ def test_answers_of_false_length_end_in_an_error_soon_and_without_memory(clip: P
 
     def silent(handler: Handler) -> None:
         handler.body()
-        time.sleep(3)
+        time.sleep(1.5)
 
     for behave in (broken_off, endless, silent):
         tracemalloc.start()
