@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,14 @@ class Answer:
         return next((value for key, value in self.headers if key == name.lower()), None)
 
 
+@dataclass
+class Gate:
+    """In a body: where the client stops, which sets ``reached``, until it may ``go`` on."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+    go: threading.Event = field(default_factory=threading.Event)
+
+
 def ask(
     app: Any,
     path: str = "/",
@@ -43,7 +52,7 @@ def ask(
     server: tuple[str, int] = ("127.0.0.1", 8000),
     scheme: str = "http",
     headers: Mapping[str, str] | None = None,
-    body: Iterable[bytes | float] = (),
+    body: Iterable[bytes | float | Gate] = (),
 ) -> Answer:
     """One request; a number in the body is a pause in seconds, an endless one by the end of the test's patience."""
     answer, parts, ended = Answer(), list(body), False
@@ -67,8 +76,13 @@ def ask(
 
     async def receive() -> dict[str, Any]:
         nonlocal ended
-        while parts and isinstance(parts[0], float):
-            await asyncio.sleep(parts.pop(0))
+        while parts and not isinstance(parts[0], bytes):
+            pause = parts.pop(0)
+            if isinstance(pause, Gate):
+                pause.reached.set()
+                await asyncio.to_thread(pause.go.wait, 15)
+            else:
+                await asyncio.sleep(pause)
         if ended:
             await asyncio.sleep(3600)  # as a client that waits for its answer
         part = parts.pop(0) if parts else b""

@@ -1,4 +1,4 @@
-"""One server for the tests of a module; a start costs many seconds."""
+"""One server for all tests that need no server of their own; a start costs many seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(skip)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The app on a few studies, with a tiny model of each kind."""
     from app_case import make_models, make_studies, serve

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("monailabel", reason="monailabel is not installed; `pip install sonodistill[label]`")
 
-from asgi_case import AWAY, HERE, ask, import_lib
+from asgi_case import AWAY, HERE, Gate, ask, import_lib
 from fastapi import FastAPI, Request
 from PIL import Image
 
@@ -245,28 +245,30 @@ def test_a_body_that_stalls_or_trickles_is_refused():
 
 
 def test_only_so_many_large_uploads_are_taken_at_a_time():
-    guard = guarded(uploads=1)
+    guard, gate = guarded(uploads=1), Gate()
     answers = []
     slow = threading.Thread(
-        target=lambda: answers.append(ask(guard, "/session/", "PUT", body=[b"x", 1.0, b"x"])), daemon=True
+        target=lambda: answers.append(ask(guard, "/session/", "PUT", body=[b"x", gate, b"x"])), daemon=True
     )
     slow.start()
-    time.sleep(0.3)
+    assert gate.reached.wait(10)
     assert ask(guard, "/session/", "PUT", body=[b"x"]).status == 503
     assert ask(guard).status == 200
+    gate.go.set()
     slow.join(10)
     assert answers[0].json() == {"bytes": 2}
     assert ask(guard, "/session/", "PUT", body=[b"x"]).status == 200
 
 
 def test_a_small_body_is_no_upload_that_others_wait_for():
-    guard = guarded(uploads=1)
-    held = threading.Thread(target=ask, args=(guard, "/session/", "PUT"), kwargs={"body": [b"x", 1.0]}, daemon=True)
+    guard, gate = guarded(uploads=1), Gate()
+    held = threading.Thread(target=ask, args=(guard, "/session/", "PUT"), kwargs={"body": [b"x", gate]}, daemon=True)
     held.start()
-    time.sleep(0.3)
+    assert gate.reached.wait(10)
     assert ask(guard, "/session/", "PUT", body=[b"x"], headers={"Content-Length": "1"}).status == 200
     large = {"Content-Length": str(2 << 20)}
     assert ask(guard, "/session/", "PUT", body=[bytes(2 << 20)], headers=large).status == 503
+    gate.go.set()
     held.join(10)
 
 
