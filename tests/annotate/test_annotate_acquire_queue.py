@@ -116,7 +116,7 @@ def test_every_frame_is_embedded_and_new_files_are_too(bench):
     wait(lambda: acquisition.progress()["embedded"] == STILLS + 1)
     (bench.studies / "p0" / "0.png").unlink()
     bench.catalogue.refresh()
-    wait(lambda: acquisition.progress()["total"] == STILLS)
+    wait(lambda: acquisition.progress()["total"] == STILLS and len(acquisition._embedder.view.frames) == STILLS)
     gone = acquisition.next("kcenter", STILLS + 1)
     assert len(gone) == STILLS and {choice.frame.item for choice in gone} == {i.id for i in bench.catalogue.items()}
 
@@ -182,6 +182,23 @@ def test_without_a_model_the_segmenters_encoder_embeds_and_else_an_untrained_one
         assert len(list((bench.work / "embeddings").iterdir())) == 2, "what is of no use any more is removed"
     finally:
         bench.close()
+
+
+def test_from_a_promotion_on_it_is_at_work_until_every_frame_is_embedded_anew(bench, tmp_path, monkeypatch):
+    acquisition, said = bench.acquisition(), []
+    leave = Embedder._leave
+
+    def noted(self):
+        said.append(self.progress())
+        leave(self)
+
+    monkeypatch.setattr(Embedder, "_leave", noted)
+    other = bench.versions["embedding"].add(weights(tmp_path / "other.safetensors", seed=1))
+    bench.versions["embedding"].promote(other.number)
+    wait(lambda: "version 2" in acquisition.progress()["model"] and not acquisition.progress()["running"])
+    assert acquisition.progress()["embedded"] == STILLS
+    assert [each["running"] for each in said if "version 2" in each["model"]] == [True] * len(said)
+    assert said
 
 
 def test_weights_that_cannot_be_used_are_an_error_and_frames_are_chosen_all_the_same(bench):

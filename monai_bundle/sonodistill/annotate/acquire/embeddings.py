@@ -229,6 +229,7 @@ class Embedder:
         source = source_of(self._versions, self._seed)
         if not source.replaces(self._source):
             return
+        self._working = True  # before the source has its new name, so that nobody takes it for finished
         self._source, self._network = source, None
         self._leave()
         shape = kept_shape(self._folder / source.key)
