@@ -41,7 +41,8 @@ def read_labelled(
     gives every row a split, that is used; otherwise whole groups are dealt by ``fractions`` (train, validation,
     test; the papers' 70/20/10), deterministically: adding frames never moves a group. Without a group, frames of one
     source (the column that ``sonodistill frames export`` writes) stay together, and others stand alone. ``structures``
-    is what the values of a mask mean ("1=symphysis;2=head"); without it every value above 0 is the one foreground.
+    is what the values of a mask mean ("1=symphysis;2=head"); without it every value above 0 is the one foreground,
+    which a column ``structure`` may name (see ``finetune.labels``).
 
     Raises:
         DatasetError: no index, a missing column, or a file that the index names and that is not there.

@@ -43,6 +43,8 @@ NOTICE = (
     "person, an animal or a phantom. The frames exist to show and to test that the software runs; a result on them "
     "says nothing about real ultrasound and is not for claims of accuracy."
 )
+DATASET, STRUCTURE = "simulated", "lesion"
+"""What the index of simulated frames calls them, and what their masks show."""
 _VERSION = 1  # of the simulated content; a folder written by another version is not taken for the same
 _PARAMETERS = "parameters.json"
 _SMALLEST = 32
@@ -222,7 +224,7 @@ def _fill(folder: Path, parameters: dict, progress: bool | None) -> None:
         image, mask = f"images/{group}.png", f"masks/{group}.png"
         _write_png(folder / image, frame.image, frame)
         _write_png(folder / mask, frame.mask, frame)
-        row = ["simulated", image, mask, frame.label, group, "simulated", _split(number)]
+        row = [DATASET, image, mask, frame.label, group, "simulated", _split(number)]
         rows.append([*row, width, height, width, height, f"{frame.mm_per_pixel:.6f}"])
     with (folder / INDEX).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -13,8 +13,10 @@ from rich.progress import track
 from sonodistill.errors import DatasetError
 from sonodistill.files import atomic_path
 from sonodistill_training.corpus.labelled import INDEX, SPLITS
+from sonodistill_training.corpus.registry import data_sets
 from sonodistill_training.evaluate.data import labelled_frames, read_set
 from sonodistill_training.evaluate.divide import divide
+from sonodistill_training.finetune.labels import structure_name
 
 _LOOK = 32  # pixels: the set is read once to be checked and divided, at a size that takes no room
 
@@ -43,7 +45,8 @@ def prepare(name: str, folder: Path, out: Path, task: str, way: str = "auto", se
     plain = len({Path(file).with_suffix("") for file in data.files}) == len(data)
     with atomic_path(out / INDEX) as index, index.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["dataset", "file", "mask", "label", "group", "split", "mm_per_pixel"])
+        table.writerow(["dataset", "file", "mask", "label", "group", "split", "mm_per_pixel", "structure"])
+        structure = _structure(name, folder)
         for source, frame in track(labelled_frames(name, folder), f"writing {name}", len(data), transient=True):
             row = row_of[source]
             if row not in split_of:
@@ -57,8 +60,16 @@ def prepare(name: str, folder: Path, out: Path, task: str, way: str = "auto", se
                 _write(out / mask, data.truth(row).astype(np.uint8) * 255)
             mm = data.spacing(row)
             square = f"{mm[0]:.8g}" if mm is not None and np.isclose(*mm, rtol=1e-3) else ""
-            table.writerow([name, image, mask, data.labels[row], data.groups[row], split_of[row], square])
+            table.writerow([name, image, mask, data.labels[row], data.groups[row], split_of[row], square, structure])
     return {split: len(getattr(division, split)) for split in SPLITS}
+
+
+def _structure(name: str, folder: Path) -> str:
+    """What the masks show, by the folder's own index, else by the registry; "" where neither says it."""
+    if (folder / INDEX).is_file():
+        return structure_name(folder)
+    known = data_sets().get(name)
+    return "" if known is None else known.structure or " or ".join(known.structures)
 
 
 def _write(path: Path, image: NDArray[np.uint8]) -> None:

@@ -21,6 +21,7 @@ from sonodistill.files import atomic_path
 from sonodistill.weights import WeightsInfo, read_info, save_weights
 from sonodistill_training.distributed import rank
 from sonodistill_training.finetune.cost import Cost
+from sonodistill_training.finetune.labels import require_named
 from sonodistill_training.logs import JSONL
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class SaveBest:
         folder: where both are written.
         network: a Segmenter or Classifier.
         metric: the validation metric that is to grow.
+        labels: a name for each output of the network.
         encoder_weights: the file that the encoder started from, whose provenance is handed on.
         cost: of the training so far, for the header.
 
@@ -124,6 +126,8 @@ class SaveBest:
         cost: Cost | None = None,
     ) -> None:
         self.folder, self.network, self.metric, self.cost = Path(folder), network, metric, cost
+        names = [labels] if isinstance(labels, str) else list(labels)
+        require_named(network, names)
         self.file, self.kept = self.folder / "model.safetensors", False
         encoder: Any = network.encoder
         started_from = models.weights_of(encoder_weights)
@@ -134,7 +138,7 @@ class SaveBest:
             architecture=encoder.name,
             normalisation=encoder.input.normalisation,
             input_size=(int(input_size[0]), int(input_size[1])),
-            labels=tuple(labels),
+            labels=tuple(names),
             version=__version__,
             teacher=origin.teacher if origin else "",
             corpus_hash=origin.corpus_hash if origin else "",

@@ -39,6 +39,7 @@ US105 = DataSet(
     published={"items": 105, "masks": 105},
     table1="105 US Images",
     notes="Masks are gray; above half is taken for the lesion.",
+    structure="lesion",
     adapter=(
         Files(
             r"105 US Images/(?P<number>\d+)\.png",
@@ -121,6 +122,7 @@ AUL = DataSet(
     table1="AULI",
     notes="Masks are the mass; normal livers have none. Outlines of the liver and of the sector lie beside them, "
     "that of the liver missing once. The table calls it AULI and its author Yiming (his first name).",
+    structure="mass",
     adapter=(
         Files(
             r"(?P<class>Benign|Malignant)/image/\d+\.jpg",
@@ -161,6 +163,7 @@ KIDNEYUS = DataSet(
     grouping="exam number (IM-EXAM): coarser than patient, and it holds the 20 images that come twice together",
     table1="KidneyUS",
     notes="Masks are the capsule as the first sonographer drew it. About 20 images come twice.",
+    structure="kidney",
     adapter=(
         Files(
             r"(?:kidneyUS_images[^/]*|images)/\d+_(?P<exam>IM-\d+)-[\d-]+_anon\.png",

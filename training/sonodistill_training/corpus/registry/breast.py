@@ -36,6 +36,7 @@ BUSI = DataSet(
     evaluation=True,
     notes="Up to 3 masks an image; those of normal images are empty. Known to hold duplicates, images of the axilla "
     "and burned-in marks (Pawlowska et al., Data in Brief 48:109247, 2023).",
+    structure="lesion",
     adapter=(
         Files(
             r"(?P<label>benign|malignant|normal)/(?P<image>(?:benign|malignant|normal) \(\d+\))\.png",
@@ -64,6 +65,7 @@ BUS_BRA = DataSet(
     grouping="patient: column Case of bus_data.csv",
     published={"items": 1875, "groups": 1064, "masks": 1875, "label:benign": 1268, "label:malignant": 607},
     table1="BUSBRA",
+    structure="lesion",
     adapter=(
         Files(
             r"Images/bus_(?P<scan>[^/]+)\.png",
@@ -109,6 +111,7 @@ BUS_UCLM = DataSet(
     table1="BUS-UCLM",
     notes="Mask codes: 1 benign, 2 malignant. Public loaders report some images that were cropped and no longer have "
     "the size of their mask: those masks refuse to load.",
+    structure="lesion",
     adapter=(
         Files(
             r"images/(?P<patient>[^/_]+)_(?P<number>[^/]+)\.png",
@@ -141,6 +144,7 @@ BUS_UC = DataSet(
     published={"items": 811, "label:benign": 358, "label:malignant": 453},
     table1="BUS_UC",
     notes="A mask is reported to be one pixel larger than its image, so masks are fitted to the image.",
+    structure="lesion",
     adapter=(
         Files(
             r"(?P<label>benign|malignant)/images/[^/]+\.png",
@@ -171,6 +175,7 @@ BREAST = DataSet(
     table1="BrEaST",
     notes="Masks hold the tumour; outlines of other findings (_other) are not taken. Normal cases have no mask. Labels "
     "need the clinical data.",
+    structure="lesion",
     adapter=(
         Files(
             r"(?:BrEaST-Lesions_USG-images_and_masks[^/]*/)?(?P<case>case\d+)\.png",
@@ -209,6 +214,7 @@ S1 = DataSet(
     grouping="image: no patient is published",
     table1="S1",
     notes="The Expanded folders hold the same images again, with labels of three channels.",
+    structure="lesion",
     adapter=(
         Files(
             r"TrainingDataSet/BreastTumourImages/[^/]+\.jpe?g",
@@ -250,6 +256,7 @@ STU_HOSPITAL = DataSet(
     table1="STU Hospital",
     notes="Table 1 of the paper calls it thyroid; the images are of the breast (First Affiliated Hospital of Shantou "
     "University). Masks are gray (several annotators) and of other sizes than the images: taken above half, resized.",
+    structure="lesion",
     adapter=(
         Files(
             r"Hospital/Test_Image_(?P<number>\d+)\.png",

@@ -177,6 +177,7 @@ class DataSet:
         evaluation: only for evaluation, never for a corpus.
         notes: errors in the table or the data, and what else a user should know.
         structures: what the codes 1, 2 ... of its masks are, where an evaluation is to tell them apart.
+        structure: what its masks show, where that is one thing; "" where it is several, or no mask is read.
     """
 
     key: str
@@ -197,6 +198,7 @@ class DataSet:
     evaluation: bool = False
     notes: str = ""
     structures: tuple[str, ...] = ()
+    structure: str = ""
 
     def items(self, root: str | Path) -> list[Item]:
         """The data set's items, sorted by path. ``root`` is its top folder or one above it.

@@ -32,6 +32,7 @@ HC18 = DataSet(
     table1="HC",
     notes="Annotations are outlines of ellipses, some of which leave the image: an ellipse is fitted and filled. "
     "mm_per_pixel comes from the tables.",
+    structure="fetal head",
     adapter=(
         Files(
             r"training_set/(?:training_set/)?(?P<woman>\d+)_\d*HC\.png",

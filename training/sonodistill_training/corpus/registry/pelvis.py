@@ -74,6 +74,7 @@ MMOTU_2D = DataSet(
     published={"items": 1469, "masks": 1469, "split:train": 1000, "split:test": 469},
     table1="MMOTU-2D",
     notes="Masks are the binary ones (_binary_binary in some copies). The list called val is the paper's test set.",
+    structure="tumour",
     adapter=_mmotu("OTU_2d", _TUMOURS),
 )
 
@@ -95,6 +96,7 @@ MMOTU_3D = DataSet(
     table1="MMOTU-3D",
     notes="Called 3D in the table and by its folder; its authors describe 170 stills with contrast agent, no "
     "volumes. Labels are the published class numbers: loaders disagree on their names here.",
+    structure="tumour",
     adapter=_mmotu("OTU_3d", {}),
 )
 
@@ -117,6 +119,7 @@ MICROSEG = DataSet(
     published={"items": 75, "masks": 75, "split:train": 55, "split:test": 20},
     table1="MicroSeg",
     notes="Masks are the expert's. Slices may lie upside down: a public loader turns them by 180 degrees.",
+    structure="prostate",
     adapter=(
         Files(
             r"(?P<split>train|test)/micro_ultrasound_scans/microUS_(?P<case>(?:train|test)_\d+)\.nii\.gz",

@@ -58,6 +58,7 @@ DDTI = DataSet(
     notes="Labels are TI-RADS grades (2, 3, 4a, 4b, 4c, 5), absent in 92 cases. Several nodules an image are merged. "
     "15 images have no outline, or one cut off in the middle: no mask. Text such as TIRADS 4C is burned into many "
     "frames. The paper counts 347 images; derived releases count 637 crops.",
+    structure="nodule",
     adapter=(Custom(_DDTI_IMAGE, _search_ddti),),
 )
 
@@ -120,6 +121,7 @@ CCAUI = DataSet(
     published={"items": 1100, "masks": 1100},
     table1="Carotid Artery",
     notes="Frames of one recording follow one another closely.",
+    structure="carotid artery",
     adapter=(
         Files(
             r"US images/(?P<recording>[^/]+?)(?:_slice_\d+)?\.png",
