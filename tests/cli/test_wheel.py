@@ -70,6 +70,6 @@ def test_a_wheel_by_itself_has_configs_models_and_the_app(tmp_path, monkeypatch)
     assert all(place.is_relative_to(tmp_path / "venv") and place.exists() for place in places), places
     assert (places[1] / "configs" / "recipes" / "local.yaml").is_file() and (places[2] / "main.py").is_file()
     sample = places[1] / "sample_data" / "images"
-    predict = [str(python), "-m", "sonodistill.cli", "predict", "breast-lesion.int8.onnx", str(sample), "--out"]
+    predict = [str(python.with_name("sonodistill")), "predict", "breast-lesion.int8.onnx", str(sample), "--out"]
     subprocess.run([*predict, str(tmp_path / "masks")], cwd=tmp_path, check=True, capture_output=True)
     assert len(list((tmp_path / "masks").rglob("*.png"))) == len(list(sample.iterdir()))
