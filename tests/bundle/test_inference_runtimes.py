@@ -41,10 +41,9 @@ def models(tmp_path_factory):
     info = WeightsInfo("segmenter", "resnet18", input_size=(64, 64), labels=("lesion",))
     save_weights(folder / "model.safetensors", network.state_dict(), info)
     batch = ({0: torch.export.Dim("batch")},)
-    path = folder / "model.onnx"
-    torch.onnx.export(
-        network, (example,), str(path), dynamo=True, dynamic_shapes=batch, external_data=False, verbose=False
-    )
+    path, names = folder / "model.onnx", {"input_names": ["image"], "output_names": ["output"]}
+    axes = {"image": {0: "batch"}, "output": {0: "batch"}}
+    torch.onnx.export(network, (example,), str(path), dynamo=False, dynamic_axes=axes, **names)  # the quick exporter
     openvino.save_model(openvino.convert_model(path), folder / "model.xml", compress_to_fp16=False)
     torch.export.save(torch.export.export(network, (example,), dynamic_shapes=batch), folder / "model.pt2")
     return folder
