@@ -11,14 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
+from pydicom import examples
 from typer.testing import CliRunner
 
 from sonodistill.inference.predictor import Predictor
+from sonodistill.inference.runtimes import open_runtime
 from sonodistill.networks.classifier import Classifier
 from sonodistill.weights import load_weights, network_part, read_info
 from sonodistill_training.corpus.labelled import read_labelled
 from sonodistill_training.corpus.simulator import write_simulated
 from sonodistill_training.evaluate.familiarity.fit import Embedder, fit_to
+from sonodistill_training.export_commands import export
 from sonodistill_training.finetune.cost import Cost
 from sonodistill_training.finetune.finish import Finish
 from sonodistill_training.finetune.handlers import SaveBest
@@ -64,11 +68,39 @@ def test_the_model_of_a_training_warns_as_if_the_command_had_fitted_it(trained, 
     assert (Predictor(trained / MODEL, runtime="torch").runtime.both(strange)[1] > 1).all()
 
 
+def test_an_export_in_few_bits_whose_score_moved_is_written_without_it_unless_it_was_asked_for(
+    trained, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sonodistill_training.export.check._SCORE_ROUNDED", 0.0)  # any change is too much
+    command = typer.Typer()
+    command.command()(export)
+    settings = [
+        "--to",
+        "onnx",
+        "--precision",
+        "fp16",
+        "--min-dice",
+        "0",
+        "--frames",
+        str(examples.get_path("ybr_color")),
+    ]
+    refused = run(command, [str(trained / MODEL), *settings, "--out", str(tmp_path / "asked"), "--familiarity"])
+    assert refused.exit_code == 2 and "warning score differs" in refused.output
+    assert not list((tmp_path / "asked").glob("*"))
+    said = run(command, [str(trained / MODEL), *settings, "--out", str(tmp_path / "model")])
+    assert said.exit_code == 0, said.output
+    assert "it is written without the score" in said.output
+    runtime = open_runtime(next((tmp_path / "model").glob("*.onnx")), "onnxruntime")
+    assert not runtime.scored and not runtime.info.weights.familiarity
+
+
 def test_one_that_goes_on_adds_its_seconds_and_keeps_the_score_of_the_best_epoch(trained, folder, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(trained, out)
     before = read_info(out / MODEL)
     assert before.cost["seconds"] > 0 and sum(before.cost["hardware"].values()) == pytest.approx(before.cost["seconds"])
+    shown = run(app, ["show", str(out / MODEL)])
+    assert "cost" in shown.output and "seconds" in shown.output and "thread" in shown.output
     unchanged = (out / MODEL).read_bytes()
     train(folder, out)  # it was over
     assert (out / MODEL).read_bytes() == unchanged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -57,8 +58,12 @@ def export(
     min_cosine: Annotated[float, typer.Option(help="Refuse an encoder or classifier below it.")] = 0.99,
     min_agreement: Annotated[float, typer.Option(help="Refuse a classifier below it.")] = 0.95,
     familiarity: Annotated[
-        bool, typer.Option(help="With the warning score of a checkpoint that has one, as a second output.")
-    ] = True,
+        Optional[bool],  # noqa: UP045
+        typer.Option(
+            help="With the warning score of a checkpoint that has one, as a second output; default: but where a lower "
+            "precision changes it too much."
+        ),
+    ] = None,
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Also write what cannot be run here: Core ML anywhere but on macOS.")
     ] = False,
@@ -85,7 +90,7 @@ def export(
     ) as bar:
         task = bar.add_task("loading", total=len(targets) + 1)
 
-        from sonodistill_training.export.check import Limits
+        from sonodistill_training.export.check import Limits, ScoreCheckError
         from sonodistill_training.export.export import export as write
         from sonodistill_training.export.export import prepare
         from sonodistill_training.export.frames import FrameSet, default_frames, given_frames
@@ -102,11 +107,12 @@ def export(
             draw,
             size=None if input_size is None else (input_size, input_size),
             labels=None if labels is None else [name.strip() for name in labels.split(",")],
-            familiarity=familiarity,
+            familiarity=familiarity is not False,
         )
         limits = Limits(dice=min_dice, cosine=min_cosine, agreement=min_agreement)
         made: list[Exported] = []
         failed: list[tuple[str, SonoDistillError]] = []
+        silent: list[str] = []
         for target in targets:
             bar.update(task, advance=1, description=f"exporting to {target.name}")
             try:
@@ -115,7 +121,14 @@ def export(
                 )
                 if len(targets) > 1 and out is not None and path == out:
                     raise SonoDistillError("is one file for several targets", path=out, remedy="name a folder")
-                made.append(write(source, target, path, precision=precision, limits=limits, unchecked=unchecked))
+                try:
+                    made.append(write(source, target, path, precision=precision, limits=limits, unchecked=unchecked))
+                except ScoreCheckError as error:
+                    if familiarity or (precision or target.precisions[0]) == "fp32":
+                        raise
+                    silent.append(f"{target.name}: {error.message}; it is written without the score")
+                    plain = replace(source, scored=None, scores=None)
+                    made.append(write(plain, target, path, precision=precision, limits=limits, unchecked=unchecked))
             except SonoDistillError as error:
                 failed.append((target.name, error))
     if made:
@@ -123,6 +136,8 @@ def export(
         used = f"{len(source.frames.check)} frames of {source.frames.files} files ({source.frames.origin})"
         checked = f"checked on up to {used}" if any(item.info.check for item in made) else "not checked"
         typer.echo(f"in {made[0].path.parent}; {checked}")
+    for line in silent:
+        typer.echo(line, err=True)
     if failed:
         typer.echo(f"{len(failed)} of {len(targets)} targets failed:", err=True)
         for name, reason in failed:

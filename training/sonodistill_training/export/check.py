@@ -27,6 +27,10 @@ class ExportCheckError(SonoDistillError):
     """An exported file differs from the network by more than is allowed, or nothing could be compared."""
 
 
+class ScoreCheckError(ExportCheckError):
+    """The masks of an exported file are the network's, and its warning score is not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What an export may cost; one that costs more is refused.
@@ -161,11 +165,11 @@ def require_scores(precision: str, figures: Figures, path: Path) -> None:
     """Refuse a file whose warning score says something else than the network's.
 
     Raises:
-        ExportCheckError: with the figure and its limit.
+        ScoreCheckError: with the figure and its limit.
     """
     allowed = _SCORE_EXACT if precision == "fp32" else _SCORE_ROUNDED
     if figures["score_difference"] > allowed:
-        raise ExportCheckError(
+        raise ScoreCheckError(
             f"in {precision} its warning score differs from the network's by up to "
             f"{figures['score_difference']:.1%}, more than {allowed:.1%}",
             path=path,
