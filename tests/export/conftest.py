@@ -14,8 +14,9 @@ from sonodistill.frames import read
 from sonodistill.networks.unet import Segmenter
 from sonodistill.transforms.geometry import to_input
 from sonodistill.weights import WeightsInfo, save_weights
-from sonodistill_training.export.export import Source, prepare
+from sonodistill_training.export.export import Exported, Source, export, prepare
 from sonodistill_training.export.frames import given_frames
+from sonodistill_training.export.targets import TARGETS
 
 SIZE = (64, 64)
 
@@ -52,3 +53,9 @@ def checkpoint(cine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def source(checkpoint: Path, cine: Path) -> Source:
     """The checkpoint, ready for export."""
     return prepare(checkpoint, partial(given_frames, [cine], calibrate=True))
+
+
+@pytest.fixture(scope="session")
+def torchscript(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The checkpoint in TorchScript."""
+    return export(source, TARGETS["torchscript"], tmp_path_factory.mktemp("torchscript") / "model.ts")

@@ -24,15 +24,14 @@ from sonodistill.bundle import package_bundle
 from sonodistill.frames import Frame, read
 from sonodistill.inference.exported import FILE, from_text
 from sonodistill.inference.predictor import Predictor
-from sonodistill_training.export.export import Exported, Source, export
-from sonodistill_training.export.targets import TARGETS
+from sonodistill_training.export.export import Exported, Source
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def exported(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return export(source, TARGETS["torchscript"], tmp_path_factory.mktemp("torchscript") / "model.ts")
+def exported(torchscript: Exported) -> Exported:
+    return torchscript
 
 
 @pytest.fixture(scope="module")
