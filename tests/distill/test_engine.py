@@ -18,10 +18,16 @@ def teacher(request):
     return load_teacher(request.param, random=True, input_size=64)
 
 
-def test_torch_and_openvino_agree_on_every_image_of_a_batch(teacher):
+@pytest.fixture(scope="module")
+def exact(teacher):
+    """OpenVINO in float32, compiled once for a teacher, which takes seconds."""
+    return make_engine(teacher, CPU, bf16=False, input_size=64, kind="openvino")
+
+
+def test_torch_and_openvino_agree_on_every_image_of_a_batch(teacher, exact):
     images = torch.rand(19, 1, 64, 64)  # two whole pieces and a part of one
     expected = TorchEngine(teacher, bf16=False)(images)
-    found = make_engine(teacher, CPU, bf16=False, input_size=64, kind="openvino")(images)
+    found = exact(images)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -44,11 +50,10 @@ def test_the_same_images_give_the_same_bits_again(teacher):
     assert torch.equal(engine(images), engine(images.clone()))
 
 
-def test_tokens_that_were_given_out_are_not_overwritten(teacher):
-    engine = make_engine(teacher, CPU, bf16=False, input_size=64, kind="openvino")
-    first = engine(torch.zeros(3, 1, 64, 64))
+def test_tokens_that_were_given_out_are_not_overwritten(exact):
+    first = exact(torch.zeros(3, 1, 64, 64))
     kept = first.clone()
-    engine(torch.ones(3, 1, 64, 64))
+    exact(torch.ones(3, 1, 64, 64))
     assert torch.equal(first, kept)
 
 
@@ -62,12 +67,11 @@ def test_batches_that_are_begun_one_after_the_other_get_their_own_tokens(teacher
         torch.testing.assert_close(tokens, engine(images), rtol=1e-5, atol=1e-5)
 
 
-def test_an_error_of_the_engine_is_raised_where_the_tokens_are_asked_for(teacher):
-    engine = make_engine(teacher, CPU, bf16=False, input_size=64, kind="openvino")
-    tokens = engine.start(torch.rand(2, 1, 48, 64))
+def test_an_error_of_the_engine_is_raised_where_the_tokens_are_asked_for(exact):
+    tokens = exact.start(torch.rand(2, 1, 48, 64))
     with pytest.raises(RuntimeError, match="shape"):
         tokens()
-    assert engine(torch.rand(2, 1, 64, 64)).shape[0] == 2
+    assert exact(torch.rand(2, 1, 64, 64)).shape[0] == 2
 
 
 def test_an_unknown_engine_is_refused(teacher):
