@@ -8,17 +8,20 @@ from pathlib import Path
 
 import torch
 from ignite.engine import Engine, Events
+from rich.progress import Progress
 
 from sonodistill.errors import SonoDistillError
 from sonodistill.inference.familiarity import FamiliarityError
 from sonodistill.weights import load_weights, read_info, save_weights
 from sonodistill_training.distributed import rank
 from sonodistill_training.evaluate.external.frames import index_sha256
-from sonodistill_training.evaluate.familiarity.fit import Embedder, fit_to, store
+from sonodistill_training.evaluate.familiarity.fit import Embedder, count, fit_to, store
 from sonodistill_training.finetune.cost import Cost
 from sonodistill_training.finetune.handlers import SaveBest
 
 logger = logging.getLogger(__name__)
+
+_SPLITS = ("train", "validation")
 
 
 class Finish:
@@ -75,8 +78,10 @@ class Finish:
         if known is not None and known.familiarity.get("index_sha256") == index_sha256(self.folder):
             return  # the training was over already
         try:
-            embedder = Embedder(path, self.device)
-            fitted = fit_to(embedder, self.folder, seed=self.seed, splits=("train", "validation"))
+            with Progress(transient=True) as bar:
+                task = bar.add_task("fitting the warning score", total=count(self.folder, self.seed, _SPLITS))
+                embedder = Embedder(path, self.device)
+                fitted = fit_to(embedder, self.folder, seed=self.seed, splits=_SPLITS, tick=lambda: bar.advance(task))
         except FamiliarityError as error:
             logger.warning("the model has no warning score: %s", error.message)
         except SonoDistillError as error:

@@ -169,9 +169,9 @@ def store(checkpoint: Path, out: Path, fitted: Fitted) -> None:
 _OWN = {"sonodistill", "tensors_sha256", "encoder_file", "encoder_sha256", "familiarity"}
 
 
-def count(folder: Path) -> int:
-    """Frames of the three splits of a folder, for a progress bar."""
-    return sum(item.split in ("train", "validation", "test") for item in items_of("", folder))
+def count(folder: Path, seed: int = 0, splits: Sequence[str] = SPLITS) -> int:
+    """Frames of the splits of a folder, for a progress bar."""
+    return sum(item.split in splits for item in items_of("", folder, seed))
 
 
 __all__ = ["Embedded", "Embedder", "Fitted", "Item", "count", "fit_to", "images_of", "store"]
