@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import typer
 from pydicom import examples
 from typer.testing import CliRunner
 
+from sonodistill.errors import SonoDistillError
 from sonodistill.inference.predictor import Predictor
 from sonodistill.inference.runtimes import open_runtime
 from sonodistill.networks.classifier import Classifier
@@ -25,7 +27,7 @@ from sonodistill_training.evaluate.familiarity.fit import Embedder, fit_to
 from sonodistill_training.export_commands import export
 from sonodistill_training.finetune.cost import Cost
 from sonodistill_training.finetune.finish import Finish
-from sonodistill_training.finetune.handlers import SaveBest
+from sonodistill_training.finetune.handlers import Resume, SaveBest
 from sonodistill_training.weights_commands import app
 from sonodistill_training.workflow import run_bundle
 
@@ -151,6 +153,15 @@ def test_a_file_that_another_training_left_is_not_touched(folder, tmp_path):
     best.file.write_bytes(b"of another training")
     Finish(best, folder)()
     assert best.file.read_bytes() == b"of another training"
+
+
+def test_a_checkpoint_of_an_earlier_release_goes_on_without_its_seconds_and_no_other_part_may_lack(tmp_path):
+    torch.save({"epoch": 2}, tmp_path / "last.pt")
+    engine = SimpleNamespace(state=SimpleNamespace(epoch=0, iteration=0, epoch_length=3, max_epochs=5))
+    Resume(tmp_path / "last.pt", {"cost": Cost("cpu")}, []).load(engine)
+    assert (engine.state.epoch, engine.state.iteration) == (2, 6)
+    with pytest.raises(SonoDistillError, match="its network does not fit"):
+        Resume(tmp_path / "last.pt", {"network": torch.nn.Linear(1, 1)}, []).load(engine)
 
 
 def test_seconds_of_several_runs_and_machines_are_summed_by_hardware(monkeypatch):
