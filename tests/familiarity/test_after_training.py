@@ -23,9 +23,9 @@ from sonodistill.networks.classifier import Classifier
 from sonodistill.weights import load_weights, network_part, read_info
 from sonodistill_training.corpus.labelled import read_labelled
 from sonodistill_training.corpus.simulator import write_simulated
+from sonodistill_training.cost import Cost
 from sonodistill_training.evaluate.familiarity.fit import Embedder, fit_to
 from sonodistill_training.export_commands import export
-from sonodistill_training.finetune.cost import Cost
 from sonodistill_training.finetune.finish import Finish
 from sonodistill_training.finetune.handlers import Resume, SaveBest
 from sonodistill_training.weights_commands import app

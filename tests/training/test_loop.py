@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from training_case import make_loop
 
 from sonodistill.errors import SonoDistillError
+from sonodistill.weights import read_info
 from sonodistill_training.loop import DivergedError, Settings
 
 CASE = Path(__file__).with_name("training_case.py")
@@ -47,8 +48,11 @@ def test_killed_in_mid_epoch_and_resumed_it_reaches_the_same_weights(uninterrupt
     assert killed.returncode == -signal.SIGKILL
     assert [row["step"] for row in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5  # 35 of 20 frames: inside the second epoch
+    before = torch.load(tmp_path / "last.pt", weights_only=True)["cost"]
     make_loop(tmp_path).run()
     assert_same_training(tmp_path, uninterrupted)
+    cost = read_info(tmp_path / "student.safetensors").cost
+    assert cost["seconds"] > sum(before.values()) > 0 and sum(cost["hardware"].values()) == cost["seconds"]
 
 
 def test_ctrl_c_finishes_the_step_saves_and_goes_on(uninterrupted, tmp_path):
@@ -125,7 +129,7 @@ def test_a_diverging_training_stops_with_a_named_error(tmp_path):
 
 def test_only_network_optimiser_and_step_are_saved(uninterrupted):
     state = torch.load(uninterrupted / "last.pt", weights_only=True)
-    assert set(state) == {"step", "identity", "network", "optimizer"}
+    assert set(state) == {"step", "identity", "network", "optimizer", "cost"}
     assert {name.split(".")[0] for name in state["network"]} == {"student", "projectors"}
 
 

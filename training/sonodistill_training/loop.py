@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from sonodistill.errors import SonoDistillError
 from sonodistill.networks.precision import use_bf16
 from sonodistill_training.checkpoint import CheckpointError, load_checkpoint, require_room, save_checkpoint
+from sonodistill_training.cost import Cost
 from sonodistill_training.distributed import World, largest, world
 from sonodistill_training.logs import JSONL, Writers, read_log
 from sonodistill_training.memory import keep_freed_memory, threads
@@ -104,6 +106,7 @@ class Loop:
         self.record = dict(record or {})
         self._threads = torch.get_num_threads()  # of which a method may leave some to what else it runs
         self._found: dict[str, float] = {}
+        self._cost: Cost
 
     @property
     def total_steps(self) -> int:
@@ -134,9 +137,11 @@ class Loop:
             keep_freed_memory()
         self.method.prepare(place.device, bf16)
         self.output_dir.mkdir(parents=True, exist_ok=True)
+        self._cost = Cost(place.device)
         groups = getattr(self.method, "parameter_groups", lambda _: None)(settings.weight_decay)
         state = State(self.method.network, settings, place, bf16, groups)
         start = self._resume(state)
+        self._cost.start()
         logger.info("training in %s on %s, %d steps", "bf16" if bf16 else "fp32", place.device, self.total_steps)
         with stop_requests() as stop, self._writers(start, place) as writers:
             self._train(state, start, stop, writers)
@@ -180,7 +185,15 @@ class Loop:
         """The batches on the device, each with what the method begins of it, one batch ahead of its step."""
         begin = getattr(self.method, "begin", lambda batch, _: batch)
         last: Mapping[str, Any] | None = None
-        for number, loaded in enumerate(batches, start * self.settings.accumulate):
+        for number in itertools.count(start * self.settings.accumulate):
+            try:
+                loaded = next(batches, None)
+            except Exception:
+                if last is not None:
+                    yield last  # the steps before a batch that cannot be had are taken, and saved
+                raise
+            if loaded is None:
+                break
             batch = {name: value.to(place.device, non_blocking=True) for name, value in loaded.items()}
             coming = begin(batch, number)
             if last is not None:
@@ -282,8 +295,8 @@ class Loop:
         )
 
     def _record(self) -> dict[str, Any]:
-        """Recipe, data and last measurements, for the header of the product."""
-        return {**self.record, "recipe": self._identity(), "metrics": self._found}
+        """Recipe, data, last measurements and the cost, for the header of the product."""
+        return {**self.record, "recipe": self._identity(), "metrics": self._found, "cost": self._cost.record()}
 
     def _save(self, state: State, step: int, keep_on: bool) -> None:
         """Save; when that fails in mid-training, say so and go on: the next checkpoint may find room again."""
@@ -291,7 +304,7 @@ class Loop:
             return
         try:
             found = {"found": self._found} if self._found else {}
-            contents = state.contents() | found
+            contents = state.contents() | found | {"cost": self._cost.state_dict()}
             save_checkpoint(self.output_dir, contents | {"step": step, "identity": self._identity()})
         except CheckpointError as error:
             if not keep_on:
@@ -307,6 +320,7 @@ class Loop:
             return 0
         state.restore(found)
         self._found = dict(found.get("found", {}))
+        self._cost.load_state_dict(found.get("cost", {}))
         logger.info("going on from step %d of %d", found["step"], self.total_steps)
         return int(found["step"])
 

@@ -13,10 +13,10 @@ from rich.progress import Progress
 from sonodistill.errors import SonoDistillError
 from sonodistill.inference.familiarity import FamiliarityError
 from sonodistill.weights import load_weights, read_info, save_weights
+from sonodistill_training.cost import Cost
 from sonodistill_training.distributed import rank
 from sonodistill_training.evaluate.external.frames import index_sha256
 from sonodistill_training.evaluate.familiarity.fit import Embedder, count, fit_to, store
-from sonodistill_training.finetune.cost import Cost
 from sonodistill_training.finetune.handlers import SaveBest
 
 logger = logging.getLogger(__name__)

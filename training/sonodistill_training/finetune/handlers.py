@@ -19,8 +19,8 @@ from sonodistill import __version__, models
 from sonodistill.errors import SonoDistillError
 from sonodistill.files import atomic_path
 from sonodistill.weights import WeightsInfo, read_info, save_weights
+from sonodistill_training.cost import Cost
 from sonodistill_training.distributed import rank
-from sonodistill_training.finetune.cost import Cost
 from sonodistill_training.finetune.labels import require_named
 from sonodistill_training.logs import JSONL
 
