@@ -10,6 +10,7 @@ import typer
 
 from sonodistill_training.circumference_commands import circumference
 from sonodistill_training.external_commands import external
+from sonodistill_training.probe_commands import probe
 
 if TYPE_CHECKING:
     from sonodistill_training.evaluate.encoders.spec import EncoderSpec
@@ -22,6 +23,7 @@ app = typer.Typer(
 
 app.command("external")(external)
 app.command("circumference")(circumference)
+app.command("probe")(probe)
 
 _EXIT_FAILURES = 2
 _NAMES = {"b": "headline", "B": "headline"}

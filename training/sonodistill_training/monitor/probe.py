@@ -69,8 +69,8 @@ class Probe:
         items = _labelled(path, split) if path else items_of(data)  # type: ignore[arg-type]
         items = [items[index] for index in spread([str(item.target) for item in items], limit, seed)]
         self.classes, self.labels = np.unique([str(item.target) for item in items], return_inverse=True)
-        groups = np.array([item.group for item in items])
-        self.folds = _folds(self.classes, self.labels, groups, folds, seed, path)
+        self.groups = np.array([item.group for item in items])
+        self.folds = _folds(self.classes, self.labels, self.groups, folds, seed, path)
         self.images = shrink((item.image for item in items), input_size)
 
     def __call__(self, encoder: nn.Module, device: torch.device) -> dict[str, float]:
@@ -81,14 +81,23 @@ class Probe:
         """
         from sklearn.metrics import f1_score  # a second to import, which a training without probes does not pay
 
-        features = embeddings(encoder, self.images, device, self.precision)
-        predicted = np.empty_like(self.labels)
-        for train, held_out in self.folds:
-            predicted[held_out] = self._predict(*standardise(features[train], features[held_out]), self.labels[train])
+        predicted = self.predicted(encoder, device)
         return {
             "probe_accuracy": float((predicted == self.labels).mean()),
             "probe_macro_f1": float(f1_score(self.labels, predicted, average="macro", zero_division=0.0)),
         }
+
+    def predicted(self, encoder: nn.Module, device: torch.device) -> NDArray[np.int64]:
+        """(images,) the number of each image's class in ``classes``, by the fold that was not fitted to it.
+
+        Raises:
+            NotFiniteError: a feature is not a finite number.
+        """
+        features = embeddings(encoder, self.images, device, self.precision)
+        predicted = np.empty_like(self.labels)
+        for train, held_out in self.folds:
+            predicted[held_out] = self._predict(*standardise(features[train], features[held_out]), self.labels[train])
+        return predicted
 
     def _predict(
         self, train: NDArray[np.float64], held_out: NDArray[np.float64], labels: NDArray[np.int64]
