@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +12,12 @@ from typing import Any
 import data_store
 from pydicom import examples
 from pydicom.dataset import Dataset
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import split_dataset
+from pynetdicom.events import Event
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification
 from scp_server import CALLED, CALLER
@@ -69,3 +74,37 @@ def eventually(holds: Callable[[], bool], seconds: float = 15.0) -> bool:
 
 def data_set(file: Path) -> bytes:
     return file.read_bytes()[split_dataset(file)[1] :]
+
+
+def send_raw(association: Association, data: bytes, *, uid: str, kind: str = "", whole: bool = True) -> None:
+    """A C-STORE-RQ of any data set under any identifiers; its last fragment is left out unless it is to be whole."""
+    (context,) = (each for each in association.accepted_contexts if each.abstract_syntax != Verification)
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 2
+    request.AffectedSOPClassUID = kind or context.abstract_syntax
+    request.AffectedSOPInstanceUID = uid
+    request.DataSet = io.BytesIO(data)
+    message = C_STORE_RQ()
+    message.primitive_to_message(request)
+    parts = list(message.encode_msg(context.context_id, 16384))
+    for part in parts if whole else parts[:-1]:
+        association.dul.send_pdu(part)
+
+
+def raw_answer(port: int, *, uid: str, kind: str = "") -> int:
+    """The status of a C-STORE of the still under other identifiers; 0xFFFF when the association ends instead."""
+    statuses: list[int] = []
+
+    def received(event: Event) -> None:
+        statuses.append(event.message.command_set.Status)
+
+    association = associate(port, STILL, evt_handlers=[(evt.EVT_DIMSE_RECV, received)])
+    send_raw(association, data_set(STILL), uid=uid, kind=kind)
+    assert eventually(lambda: bool(statuses) or not association.is_established)
+    association.abort()
+    return statuses[0] if statuses else 0xFFFF
+
+
+def request_pdu(length: int) -> bytes:
+    """The start of an A-ASSOCIATE-RQ that states a length."""
+    return struct.pack(">BBL", 1, 0, length)

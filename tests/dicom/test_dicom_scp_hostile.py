@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import socket
 import ssl
-import struct
 import subprocess
 import sys
 import threading
@@ -24,13 +22,8 @@ from pydicom.uid import (
     SegmentationStorage,
     generate_uid,
 )
-from pynetdicom import _config, evt
-from pynetdicom.association import Association
-from pynetdicom.dimse_messages import C_STORE_RQ
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.events import Event
-from pynetdicom.sop_class import Verification
-from scp_client_case import STILL, associate, data_set, echoes, eventually, store
+from pynetdicom import _config
+from scp_client_case import STILL, associate, data_set, echoes, eventually, raw_answer, request_pdu, send_raw, store
 from scp_server import CALLED, CALLER, TIMEOUTS, Running, scp_process, scp_thread
 
 from sonodistill.dicom.service import scp as scp_module
@@ -53,21 +46,6 @@ def server(tmp_path: Path) -> Iterator[Running]:
         yield running
 
 
-def send_raw(association: Association, data: bytes, *, uid: str, kind: str = "", whole: bool = True) -> None:
-    """A C-STORE-RQ of any data set under any identifiers; its last fragment is left out unless it is to be whole."""
-    (context,) = (each for each in association.accepted_contexts if each.abstract_syntax != Verification)
-    request = C_STORE()
-    request.MessageID, request.Priority = 1, 2
-    request.AffectedSOPClassUID = kind or context.abstract_syntax
-    request.AffectedSOPInstanceUID = uid
-    request.DataSet = io.BytesIO(data)
-    message = C_STORE_RQ()
-    message.primitive_to_message(request)
-    parts = list(message.encode_msg(context.context_id, 16384))
-    for part in parts if whole else parts[:-1]:
-        association.dul.send_pdu(part)
-
-
 @pytest.mark.parametrize("end", ["abort", "disconnect"])
 def test_a_sender_that_hangs_up_in_the_middle_leaves_nothing(server: Running, end: str) -> None:
     association = associate(server.port, STILL)
@@ -88,20 +66,6 @@ def test_a_sender_that_falls_silent_in_the_middle_is_dropped(server: Running) ->
     assert eventually(lambda: len(list(server.intake.arriving.iterdir())) == 1)
     assert eventually(lambda: not list(server.intake.arriving.iterdir()))
     assert eventually(lambda: not association.is_established)
-
-
-def raw_answer(port: int, *, uid: str, kind: str = "") -> int:
-    """The status of a C-STORE of the still under other identifiers; 0xFFFF when the association ends instead."""
-    statuses: list[int] = []
-
-    def received(event: Event) -> None:
-        statuses.append(event.message.command_set.Status)
-
-    association = associate(port, STILL, evt_handlers=[(evt.EVT_DIMSE_RECV, received)])
-    send_raw(association, data_set(STILL), uid=uid, kind=kind)
-    assert eventually(lambda: bool(statuses) or not association.is_established)
-    association.abort()
-    return statuses[0] if statuses else 0xFFFF
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value")
@@ -140,11 +104,6 @@ def test_requests_that_do_not_wait_for_their_answers_end_the_association(server:
     assert eventually(lambda: not list(server.intake.arriving.iterdir()) and not association.dul.is_alive(), 30)
     assert len(server.intake.files()) < 10
     assert echoes(server.port)
-
-
-def request_pdu(length: int) -> bytes:
-    """The start of an A-ASSOCIATE-RQ that states a length."""
-    return struct.pack(">BBL", 1, 0, length)
 
 
 def resident_mb(process: subprocess.Popen[str], name: str = "VmHWM") -> float:

@@ -21,8 +21,8 @@ from pydicom import uid
 from pydicom.uid import generate_uid
 from pynetdicom import _config
 from pynetdicom.dsutils import split_dataset
+from scp_client_case import associate, eventually, raw_answer, request_pdu
 from service_case import configuration, service
-from test_dicom_scp import associate, eventually, raw_answer, request_pdu
 from test_frames_abuse import damaged, encoded, nested, resized_jpeg, rle, still, video
 
 from sonodistill.dicom.service.audit import verify
