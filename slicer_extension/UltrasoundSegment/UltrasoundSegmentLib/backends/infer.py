@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -120,21 +119,3 @@ def numbers(voxels: NDArray) -> NDArray[np.uint8]:
         if voxels.dtype.kind == "f" and (voxels != np.rint(voxels)).any():
             raise BackendError("The server's answer is no mask but a map of numbers: choose another model.")
     return voxels.astype(np.uint8)
-
-
-def unfamiliarity_of(params: Mapping[str, Any]) -> float | None:
-    """``unfamiliarity`` of one frame, 0 and more, where the model says it."""
-    given = params.get("unfamiliarity")
-    given = given[0] if isinstance(given, list) and given else given
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
-        return None
-    return float(given)
-
-
-def confidence_of(params: Mapping[str, Any]) -> float | None:
-    """``confidence`` of one frame, 0 to 1, where the model says it."""
-    given = params.get("confidence")
-    given = given[0] if isinstance(given, list) and given else given
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
-        return None
-    return float(given)

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from UltrasoundSegmentLib.backends import carry
-from UltrasoundSegmentLib.backends.infer import unfamiliarity_of
 from UltrasoundSegmentLib.backends.model import (
     CLASSIFICATION,
     INTERACTIVE,
@@ -30,6 +29,7 @@ from UltrasoundSegmentLib.backends.model import (
     Result,
 )
 from UltrasoundSegmentLib.backends.prompt_points import points_of
+from UltrasoundSegmentLib.backends.scores import unfamiliarity_of
 from UltrasoundSegmentLib.backends.worker import ProtocolError, read_message, write_message
 from UltrasoundSegmentLib.errors import SegmentError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import unquote
 
-from UltrasoundSegmentLib.backends import infer
+from UltrasoundSegmentLib.backends import scores
 from UltrasoundSegmentLib.backends.client import Answer
 
 
@@ -14,6 +14,6 @@ def header(answer: Answer, name: str) -> str:
 
 def header_number(answer: Answer, name: str) -> float | None:
     try:
-        return infer.confidence_of({"confidence": float(header(answer, name))})
+        return scores.confidence_of({"confidence": float(header(answer, name))})
     except ValueError:
         return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from UltrasoundSegmentLib.backends import carry, infer, png
+from UltrasoundSegmentLib.backends import carry, infer, png, scores
 from UltrasoundSegmentLib.backends.client import SMALL, Client
 from UltrasoundSegmentLib.backends.items import item_id
 from UltrasoundSegmentLib.backends.model import INTERACTIVE, BackendError, Cancel, Model, Prompts, Result
@@ -59,7 +59,7 @@ class SonoDistillServer:
             mask = np.zeros(shape, np.uint8)  # of a classification
         else:
             mask = infer.mask_of(found.image, (shape[0], shape[1]))
-        confidence, unfamiliarity = infer.confidence_of(found.params), infer.unfamiliarity_of(found.params)
+        confidence, unfamiliarity = scores.confidence_of(found.params), scores.unfamiliarity_of(found.params)
         return Result(mask, confidence, _versioned(model, found.params), found.params, unfamiliarity)
 
     def refine(
@@ -157,7 +157,7 @@ class SonoDistillServer:
             cancel,
         )
         shape = frame.image.shape
-        return infer.mask_of(found.image, (shape[0], shape[1])), infer.confidence_of(found.params), found.params
+        return infer.mask_of(found.image, (shape[0], shape[1])), scores.confidence_of(found.params), found.params
 
 
 def is_ours(client: Client, cancel: Cancel) -> bool:

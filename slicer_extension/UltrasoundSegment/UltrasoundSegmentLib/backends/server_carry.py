@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from UltrasoundSegmentLib.backends import infer, png
+from UltrasoundSegmentLib.backends import png, scores
 from UltrasoundSegmentLib.backends.model import BackendError, Cancel, Result
 from UltrasoundSegmentLib.backends.our_headers import header
 from UltrasoundSegmentLib.backends.refusal import RefusedError
@@ -98,4 +98,4 @@ class Carried:
         path = f"/sonodistill/label/{self.server.frame_id(index)}"
         answer = self.server.client.request("GET", path, self.cancel, query={"annotator": _MODEL})
         mask = png.decode(answer.content, (self.mask.shape[0], self.mask.shape[1]))
-        return Result(mask, infer.confidence_of({"confidence": confidence}), self.model)
+        return Result(mask, scores.confidence_of({"confidence": confidence}), self.model)

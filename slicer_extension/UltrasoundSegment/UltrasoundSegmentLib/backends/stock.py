@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from UltrasoundSegmentLib.backends import carry, infer, volume_files
+from UltrasoundSegmentLib.backends import carry, infer, scores, volume_files
 from UltrasoundSegmentLib.backends.client import Client
 from UltrasoundSegmentLib.backends.model import Cancel, Model, NotOfferedError, Prompts, Result
 from UltrasoundSegmentLib.backends.prompt_points import points_of
@@ -81,7 +81,7 @@ class StockServer:
             mask = infer.numbers(volume_files.on_grid(volume_files.read(found.image), (1, *shape), frame.ijk_to_ras))[0]
         else:
             mask = infer.mask_of(found.image, shape)
-        return Result(mask, infer.confidence_of(found.params), model, found.params)
+        return Result(mask, scores.confidence_of(found.params), model, found.params)
 
 
 def _deep(points: list[list[float]]) -> list[list[int]]:
