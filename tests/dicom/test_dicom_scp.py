@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from pydicom.uid import (
     SegmentationStorage,
     UltrasoundImageStorage,
 )
-from pynetdicom import AE, _config
+from pynetdicom import AE
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification
 from scp_client_case import DATA, STILL, SYNTAXES, associate, data_set, echoes, eventually, store
@@ -33,19 +32,7 @@ from sonodistill.dicom.service.scp import Callers
 from sonodistill.dicom.service.spool import open_spool
 from sonodistill.dicom.settings import Service
 
-
-@pytest.fixture(autouse=True)
-def _own_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server changes settings of pynetdicom for its process, and clients of these tests do."""
-    for name in ("LOG_HANDLER_LEVEL", "LOG_REQUEST_IDENTIFIERS", "LOG_RESPONSE_IDENTIFIERS", "ENFORCE_UID_CONFORMANCE"):
-        monkeypatch.setattr(_config, name, getattr(_config, name))
-    monkeypatch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Running]:
-    with scp_thread(tmp_path / "server") as running:
-        yield running
+pytestmark = pytest.mark.usefixtures("own_configuration")
 
 
 @pytest.mark.parametrize("name", SYNTAXES)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,19 +30,7 @@ from sonodistill.dicom.service.intake import Outcome
 from sonodistill.dicom.settings import Tls
 from sonodistill.dicom.tls import TlsError, client_context, server_context
 
-
-@pytest.fixture(autouse=True)
-def _own_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server changes settings of pynetdicom for its process, and clients of these tests do."""
-    for name in ("LOG_HANDLER_LEVEL", "LOG_REQUEST_IDENTIFIERS", "LOG_RESPONSE_IDENTIFIERS", "ENFORCE_UID_CONFORMANCE"):
-        monkeypatch.setattr(_config, name, getattr(_config, name))
-    monkeypatch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Running]:
-    with scp_thread(tmp_path / "server") as running:
-        yield running
+pytestmark = pytest.mark.usefixtures("own_configuration")
 
 
 @pytest.mark.parametrize("end", ["abort", "disconnect"])
