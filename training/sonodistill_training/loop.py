@@ -22,7 +22,15 @@ from sonodistill_training.distributed import World, largest, world
 from sonodistill_training.logs import JSONL, Writers, read_log
 from sonodistill_training.memory import keep_freed_memory, threads
 from sonodistill_training.monitor.watch import LossWatch
-from sonodistill_training.progress import Clock, StopRequests, ignore_stop_signals, progress_bar, stop_requests, stopped
+from sonodistill_training.progress import (
+    Clock,
+    StopRequests,
+    ending_workers,
+    ignore_stop_signals,
+    progress_bar,
+    stop_requests,
+    stopped,
+)
 from sonodistill_training.sampling import EndlessShuffle, StepBatches
 from sonodistill_training.settings import Settings
 from sonodistill_training.state import State
@@ -143,17 +151,23 @@ class Loop:
         start = self._resume(state)
         self._cost.start()
         logger.info("training in %s on %s, %d steps", "bf16" if bf16 else "fp32", place.device, self.total_steps)
-        with stop_requests() as stop, self._writers(start, place) as writers:
-            self._train(state, start, stop, writers)
+        with (
+            stop_requests() as stop,
+            self._writers(start, place) as writers,
+            ending_workers(self._loader(start, place)) as loaded,
+        ):
+            self._train(state, start, loaded, stop, writers)
         product = self.output_dir / getattr(self.method, "product", PRODUCT)
         if place.is_main:
             self.method.export(product, state.best, self._record())
         return product
 
-    def _train(self, state: State, start: int, stop: StopRequests, writers: Writers | None) -> None:
+    def _train(
+        self, state: State, start: int, loaded: Iterator[Any], stop: StopRequests, writers: Writers | None
+    ) -> None:
         settings, place, total = self.settings, state.place, self.total_steps
         clock = Clock()
-        batches = self._begun(clock.waiting(self._loader(start, place)), start, place)
+        batches = self._begun(clock.waiting(loaded), start, place)
         watch = self._watch(start)
         with progress_bar(total, start, place.is_main) as progress:
             for step in range(start, total):

@@ -85,6 +85,21 @@ def ignore_stop_signals(_worker: int = 0) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
+@contextmanager
+def ending_workers(loader: Iterable[Any]) -> Iterator[Iterator[Any]]:
+    """The loader's iterator, whose workers end with the block.
+
+    Otherwise they end with the iterator, which an error's traceback keeps alive; and a program that comes to its end
+    before it waits for ever, for the signal that it ends its children with is one that they ignore.
+    """
+    iterator = iter(loader)
+    try:
+        yield iterator
+    finally:
+        if shut_down := getattr(iterator, "_shutdown_workers", None):
+            shut_down()
+
+
 class Bar:
     """The progress of a training: steps done, the last row of the log, and the time that is left.
 
