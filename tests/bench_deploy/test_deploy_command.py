@@ -96,6 +96,7 @@ def _checkpoint(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_trained_segmenter_is_judged_by_each_runtime(tmp_path: Path, labelled_folder: Path):
     model = _checkpoint(tmp_path / "model.safetensors")
     out = tmp_path / "out"

@@ -154,7 +154,7 @@ def test_a_missing_data_folder_is_said_before_anything_is_built(tmp_path):
         run_bundle("train.yaml", dataset_dir=tmp_path / "nowhere", encoder="no_such_encoder")
 
 
-@pytest.mark.parametrize("how", ["--config_file", "--args_file"])
+@pytest.mark.parametrize("how", [pytest.param("--config_file", marks=pytest.mark.slow), "--args_file"])
 def test_the_command_line_trains_from_any_folder(how, data, tmp_path):
     file = CONFIGS / ("train.yaml" if how == "--config_file" else "train_args.yaml")
     settings = ["--encoder", "resnet18", "--input_size", "[64,64]", "--max_epochs", "1", "--device", "cpu"]
@@ -252,6 +252,7 @@ def test_distillation_runs_through_the_bundle_on_real_files(tiny_distillation, t
     assert info.teacher == "teacher"
 
 
+@pytest.mark.slow  # tests/training/test_distributed.py asks the loop itself
 def test_two_processes_distil_together(tiny_distillation, tmp_path):
     files = [str(CONFIGS / name) for name in ("distill.yaml", "multi_gpu_distill.yaml")]
     settings = {**tiny_distillation, "output_dir": tmp_path, "workers": 1}

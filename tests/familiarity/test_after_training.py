@@ -70,6 +70,7 @@ def test_the_model_of_a_training_warns_as_if_the_command_had_fitted_it(trained, 
     assert (Predictor(trained / MODEL, runtime="torch").runtime.both(strange)[1] > 1).all()
 
 
+@pytest.mark.slow
 def test_an_export_in_few_bits_whose_score_moved_is_written_without_it_unless_it_was_asked_for(
     trained, tmp_path, monkeypatch
 ):
