@@ -348,6 +348,9 @@ def test_nobody_waits_for_the_look_whether_a_training_is_due(monkeypatch) -> Non
     start_soon(SimpleNamespace())  # type: ignore[arg-type]
     assert begun.wait(10) and not done.is_set()
     go.set()
+    for thread in threading.enumerate():
+        if thread.name == "train-if-due":
+            thread.join(10)
 
 
 def test_dice_of_two_empty_masks_is_one() -> None:

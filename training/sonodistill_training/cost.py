@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from sonodistill_training.bench.report import processor
 from sonodistill_training.distributed import size
+from sonodistill_training.hardware import processor
 
 
 class Cost:

@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 
 from sonodistill_training.bench.cine import encoded_loop, write_cine
-from sonodistill_training.bench.report import hardware
 from sonodistill_training.corpus.build import Plan, build
 from sonodistill_training.corpus.duplicates import bench_near_duplicates
+from sonodistill_training.hardware import hardware
 
 _KEY = bytes(range(32))
 _MIB = 2**20

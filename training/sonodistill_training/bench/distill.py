@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from sonodistill.networks.encoder import Encoder
 from sonodistill_training.bench.peer import Peer
-from sonodistill_training.bench.report import hardware
 from sonodistill_training.corpus.pack import open_corpus
 from sonodistill_training.distill.augment import finish
 from sonodistill_training.distill.data import CorpusViews
 from sonodistill_training.distill.method import Distillation
 from sonodistill_training.distill.teacher import load_teacher
 from sonodistill_training.distributed import pick_device
+from sonodistill_training.hardware import hardware
 from sonodistill_training.loop import Loop
 from sonodistill_training.memory import threads
 from sonodistill_training.settings import decay_groups

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from sonodistill.networks.precision import use_bf16
 from sonodistill.networks.unet import Segmenter
 from sonodistill.transforms.masks import write_mask
-from sonodistill_training.bench.report import hardware
 from sonodistill_training.corpus.simulator import write_simulated
 from sonodistill_training.distill.engine import prepare_student
 from sonodistill_training.distributed import pick_device
@@ -26,6 +25,7 @@ from sonodistill_training.evaluate.learning.loop import Job, one_epoch, paramete
 from sonodistill_training.evaluate.learning.losses import segmentation_loss
 from sonodistill_training.evaluate.learning.protocols import OnImages
 from sonodistill_training.evaluate.learning.recipes import Recipe, recipe
+from sonodistill_training.hardware import hardware
 
 _WARM_UP = 2  # batches before anything is timed
 

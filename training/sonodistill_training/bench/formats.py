@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sonodistill_training.bench.report import hardware
 from sonodistill_training.corpus.blocks import BLOCK_ROWS
 from sonodistill_training.corpus.manifest import FRAME_COLUMNS, KEPT, MANIFEST, table, write_table
 from sonodistill_training.corpus.shards import Corpus, ShardWriter
+from sonodistill_training.hardware import hardware
 
 Frames = Sequence[NDArray[np.uint8]]
 Get = Callable[[int], NDArray[np.uint8]]

@@ -27,12 +27,13 @@ from torch import Tensor
 
 from sonodistill import frames
 from sonodistill_training.bench.formats import write_corpus
-from sonodistill_training.bench.report import alternate, hardware, one_core
+from sonodistill_training.bench.report import alternate, one_core
 from sonodistill_training.corpus.pack import find_sources, is_corpus, shrink
 from sonodistill_training.corpus.shards import Corpus
 from sonodistill_training.corpus.simulator import simulate_frame
 from sonodistill_training.distill.augment import UltrasoundAugmentation, finish
 from sonodistill_training.distill.data import CorpusViews
+from sonodistill_training.hardware import hardware
 from sonodistill_training.sampling import StepBatches
 
 SIZE = 224

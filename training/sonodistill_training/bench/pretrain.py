@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from sonodistill.networks.precision import use_bf16
-from sonodistill_training.bench.report import hardware
 from sonodistill_training.corpus.pack import open_corpus
 from sonodistill_training.distributed import pick_device
+from sonodistill_training.hardware import hardware
 from sonodistill_training.loop import Loop
 from sonodistill_training.pretrain.build import make_vit
 from sonodistill_training.pretrain.crops import MultiCropFrames, make_views, multi_crop

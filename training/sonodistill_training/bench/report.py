@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,11 +24,6 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
     for name, value in result.items():
         table.add_row(name.replace("_", " "), f"{value:,.4g}" if isinstance(value, float) else str(value))
     Console().print(table)
-
-
-def hardware() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    return {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
 
 
 @contextmanager
@@ -66,12 +60,3 @@ def alternate(works: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, 
             count = work()
             rates[name].append(count / (time.process_time() - began))
     return {name: statistics.median(found) for name, found in rates.items()}
-
-
-def processor() -> str:
-    """The processor's name, as the system has it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - not a file of ours
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

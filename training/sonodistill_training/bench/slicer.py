@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sonodistill.errors import SonoDistillError
-from sonodistill_training.bench.report import hardware
+from sonodistill_training.hardware import hardware
 
 _LOGICS = ("vtkSlicerSubjectHierarchyModuleLogic", "vtkSlicerSegmentationsModuleLogic", "vtkSlicerSequencesLogic")
 

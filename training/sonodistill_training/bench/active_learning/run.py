@@ -17,7 +17,8 @@ from sonodistill_training.bench.active_learning.curve import run_curve
 from sonodistill_training.bench.active_learning.frames import Frames, load_frames
 from sonodistill_training.bench.active_learning.setup import Setup
 from sonodistill_training.bench.active_learning.summary import summarise
-from sonodistill_training.bench.report import hardware, one_core
+from sonodistill_training.bench.report import one_core
+from sonodistill_training.hardware import hardware
 
 _VERSION = 1  # another one where the same run would give another result
 

@@ -15,8 +15,8 @@ from sonodistill_training.bench.deploy.networks import classifier_millions, on_m
 from sonodistill_training.bench.deploy.session import Session
 from sonodistill_training.bench.deploy.setup import Bar, Setup, progress
 from sonodistill_training.bench.deploy.variants import VARIANTS, choose
-from sonodistill_training.bench.report import hardware
 from sonodistill_training.evaluate.tables.costs import SIZES, count_cost
+from sonodistill_training.hardware import hardware
 
 _PACKAGES = ("torch", "timm", "transformers", "onnxruntime", "openvino", "nncf", "executorch", "sonodistill")
 

@@ -23,7 +23,7 @@ from sonodistill_training.bench.dicom.sender import store
 from sonodistill_training.bench.dicom.service import Running, ServiceError, configure, running, send
 from sonodistill_training.bench.dicom.setup import Setup
 from sonodistill_training.bench.dicom.speed import analyse_beside_bare, decode_ms
-from sonodistill_training.bench.report import hardware
+from sonodistill_training.hardware import hardware
 
 
 def bench_dicom(setup: Setup) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from sonodistill_training.bench.dicom.run import _ended_orderly
 from sonodistill_training.bench.label.server import Served, ServerError, served
 from sonodistill_training.bench.label.setup import Setup
 from sonodistill_training.bench.label.studies import CINE, CINE_FRAMES, write_models, write_studies
-from sonodistill_training.bench.report import hardware
+from sonodistill_training.hardware import hardware
 
 ALLOWED_MS = 15.0
 """That a request may cost beside the inference."""
