@@ -81,3 +81,13 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for rule in factory.GetConverterRules()[before:]:
         factory.UnregisterConverterRule(rule)
     folder.cleanup()
+
+
+@pytest.fixture
+def module(scene: Any, tmp_path: Path) -> Iterator[Any]:
+    """The module's panel on the scene, a ``Panel``."""
+    pytest.importorskip("PySide6", reason="needs PySide6: pip install pyside6-essentials")
+    from qt_shim.harness import panel
+
+    with panel(scene, tmp_path) as made:
+        yield made

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,16 +11,15 @@ import pytest
 pytest.importorskip("slicer_core", reason="needs slicer-core: pip install slicer-core")
 pytest.importorskip("PySide6", reason="needs PySide6: pip install pyside6-essentials")
 
-from qt_shim.harness import EXTENSION, Panel, panel
+from qt_shim.harness import EXTENSION, Panel
 
 KEPT = EXTENSION / "Screenshots"
 
 
 @pytest.fixture
-def module(scene: Any, tmp_path: Path) -> Iterator[Panel]:
-    with panel(scene, tmp_path) as made:
-        made.widget.parent.resize(560, 1500)
-        yield made
+def module(module: Panel) -> Panel:
+    module.widget.parent.resize(560, 1500)
+    return module
 
 
 def picture(module: Panel, folder: Path, name: str, *sections: str) -> np.ndarray:

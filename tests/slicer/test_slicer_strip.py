@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +9,7 @@ import pytest
 pytest.importorskip("slicer_core", reason="needs slicer-core: pip install slicer-core")
 pytest.importorskip("PySide6", reason="needs PySide6: pip install pyside6-essentials")
 
-from qt_shim.harness import Panel, panel
-
-
-@pytest.fixture
-def module(scene: Any, tmp_path: Path) -> Iterator[Panel]:
-    with panel(scene, tmp_path) as made:
-        yield made
+from qt_shim.harness import Panel
 
 
 def strip_of(module: Panel, statuses: list[str], width: int = 400) -> Any:

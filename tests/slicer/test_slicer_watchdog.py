@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,24 +11,23 @@ import pytest
 pytest.importorskip("slicer_core", reason="needs slicer-core: pip install slicer-core")
 pytest.importorskip("PySide6", reason="needs PySide6: pip install pyside6-essentials")
 
-from qt_shim.harness import LIMIT_S, Panel, Watchdog, panel
+from qt_shim.backend import Threshold
+from qt_shim.harness import LIMIT_S, Panel, Watchdog
 
 ATTEMPTS = 5
 """The machine may be doing other things: the best of some runs counts, and a flow that blocks does so in each."""
 
 
 @pytest.fixture
-def module(scene: Any, tmp_path: Path) -> Iterator[Panel]:
-    from qt_shim.backend import Threshold
-
-    with panel(scene, tmp_path) as made:
-        made.cine(24)
-        made.connect(Threshold(confidences=(0.95, 0.5, 0.9)))
-        made.parameters.labels = "cavity"
-        made.ui.measureSection.collapsed = False
-        made.desk.masks(["cavity"])
-        made.idle()
-        yield made
+def module(module: Panel) -> Panel:
+    """The panel with a cine, a backend and a label, and its measurements on display."""
+    module.cine(24)
+    module.connect(Threshold(confidences=(0.95, 0.5, 0.9)))
+    module.parameters.labels = "cavity"
+    module.ui.measureSection.collapsed = False
+    module.desk.masks(["cavity"])
+    module.idle()
+    return module
 
 
 def steps(module: Panel, *actions: Callable[[], Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,8 @@ import pytest
 pytest.importorskip("slicer_core", reason="needs slicer-core: pip install slicer-core")
 pytest.importorskip("PySide6", reason="needs PySide6: pip install pyside6-essentials")
 
-from qt_shim.harness import Panel, panel
-
-
-@pytest.fixture
-def module(scene: Any, tmp_path: Path) -> Iterator[Panel]:
-    with panel(scene, tmp_path) as made:
-        yield made
-
-
-def backend(**given: Any) -> Any:
-    from qt_shim.backend import Threshold
-
-    return Threshold(**given)
-
+from qt_shim.backend import Threshold
+from qt_shim.harness import Panel
 
 OTHER: dict[str, Any] = {
     "sourceFile": "clip.dcm",
@@ -207,7 +194,7 @@ def test_the_token_is_not_saved_with_the_scene(module: Panel, scene: Any, tmp_pa
 
 def test_one_frame_is_segmented_and_the_strip_shows_it(module: Panel) -> None:
     module.cine(6)
-    module.connect(backend())
+    module.connect(Threshold())
     module.ui.labelsEdit.text = "cavity"
     module.desk.go(2)
     module.ui.segmentButton.click()
@@ -224,7 +211,7 @@ def test_frames_that_the_model_was_not_made_for_are_told_and_marked_until_they_a
 
     words = "unlike the frames this model was made for"
     module.cine(6)
-    module.connect(backend(unfamiliarities=(0.4, 1.7, 1.0, None, 2.5, 0.2)))
+    module.connect(Threshold(unfamiliarities=(0.4, 1.7, 1.0, None, 2.5, 0.2)))
     module.parameters.scope = type(module.parameters.scope).ALL
     module.ui.segmentButton.click()
     module.idle()
@@ -249,11 +236,11 @@ def test_a_warning_is_saved_with_the_scene_and_comes_back_when_prompts_are_undon
     from UltrasoundSegmentLib.masks.store import MaskStore
 
     module.cine(3)
-    module.connect(backend(unfamiliarities=(3.0,)))
+    module.connect(Threshold(unfamiliarities=(3.0,)))
     module.ui.segmentButton.click()
     module.idle()
     assert MaskStore.of(module.desk.cine).unfamiliarity(0) == 3.0  # it lies in the scene, and nowhere else
-    draw(module, "include", (40, 30))
+    module.draw("include", (40, 30))
     module.idle()
     assert module.desk.store.info(0)["status"].value == "edited" and module.desk.store.unfamiliarity(0) is None
     module.ui.undoPromptsButton.click()
@@ -262,7 +249,7 @@ def test_a_warning_is_saved_with_the_scene_and_comes_back_when_prompts_are_undon
 
 def test_a_range_is_segmented_and_what_a_person_accepted_stays(module: Panel) -> None:
     module.cine(8)
-    module.connect(backend())
+    module.connect(Threshold())
     module.parameters.labels, module.parameters.annotator = "cavity", "anna"
     module.desk.go(3)
     module.ui.acceptButton.click()
@@ -279,7 +266,7 @@ def test_a_range_is_segmented_and_what_a_person_accepted_stays(module: Panel) ->
 
 def test_progress_appears_only_after_a_while_and_cancel_stops(module: Panel) -> None:
     module.cine(30)
-    slow = backend(pause_s=0.1)
+    slow = Threshold(pause_s=0.1)
     module.connect(slow)
     module.parameters.scope = type(module.parameters.scope).ALL
     module.ui.segmentButton.click()
@@ -295,7 +282,7 @@ def test_progress_appears_only_after_a_while_and_cancel_stops(module: Panel) -> 
 
 def test_the_next_uncertain_frame_is_shown_and_skipped(module: Panel) -> None:
     module.cine(6)
-    module.connect(backend(confidences=(0.95, 0.9, 0.4, 0.9, 0.3, 0.9)))
+    module.connect(Threshold(confidences=(0.95, 0.9, 0.4, 0.9, 0.3, 0.9)))
     module.parameters.scope = type(module.parameters.scope).ALL
     module.ui.segmentButton.click()
     module.idle()
@@ -309,264 +296,3 @@ def test_the_next_uncertain_frame_is_shown_and_skipped(module: Panel) -> None:
     assert module.desk.cine.selected == 3
     module.ui.nextButton.click()
     assert module.desk.cine.selected == 4
-
-
-def draw(module: Panel, tool: str, *points: tuple[float, float]) -> None:
-    """Place points of a prompt at pixels of the frame on display."""
-    getattr(module.ui, f"{tool}Button").click()
-    node = module.widget.segment.prompt_nodes.node(tool)
-    cine = module.desk.cine
-    for x, y in points:
-        ras = cine.frame(cine.selected).ijk_to_ras @ [x, y, 0, 1]
-        node.AddControlPointWorld(*ras[:3])
-
-
-def test_points_are_sent_as_they_are_drawn_in_pixels_of_the_frame(module: Panel) -> None:
-    module.cine(4)
-    asked = backend()
-    module.connect(asked)
-    module.desk.go(1)
-    draw(module, "include", (160, 130))
-    module.run(lambda: "refine" in asked.asked)
-    module.idle()
-    draw(module, "exclude", (40, 50))
-    module.run(lambda: len(asked.prompts) > 1)
-    module.idle()
-    last = asked.prompts[-1]
-    np.testing.assert_allclose(last.positive, [(160, 130)], atol=1e-6)
-    np.testing.assert_allclose(last.negative, [(40, 50)], atol=1e-6)
-    assert module.widget.review.strip.statusAt(1) == "edited"
-    assert module.desk.store.mask(1)[130, 160] == 1
-    assert [module.desk.store.status(i).value for i in (0, 2, 3)] == ["empty"] * 3
-
-
-def test_box_and_scribble_wait_for_refine_when_not_live(module: Panel) -> None:
-    module.cine(3)
-    asked = backend()
-    module.connect(asked)
-    module.ui.liveCheck.click()
-    module.ui.refineButton.click()
-    assert "Draw a prompt first" in module.ui.messageLabel.text
-    draw(module, "scribble", (150, 120), (160, 130), (170, 132))
-    draw(module, "erase", (20, 20), (30, 24))
-    module.ui.boxButton.click()
-    roi = module.widget.segment.prompt_nodes.node("box")
-    frame = module.desk.cine.frame(0)
-    first, last = (frame.ijk_to_ras @ [x, y, 0, 1] for x, y in ((100, 90), (220, 170)))
-    roi.SetCenterWorld(*((first + last) / 2)[:3])
-    roi.SetSizeWorld(*np.abs(last - first)[:2], 2.0)
-    module.idle()
-    assert not asked.prompts
-    module.ui.refineButton.click()
-    module.idle()
-    assert asked.prompts[0].box == pytest.approx((100, 90, 220, 170), abs=1e-6)
-    np.testing.assert_allclose(asked.prompts[0].scribbles[0], [(150, 120), (160, 130), (170, 132)], atol=1e-6)
-    np.testing.assert_allclose(asked.prompts[0].negative_scribbles[0], [(20, 20), (30, 24)], atol=1e-6)
-
-
-def test_half_a_scribble_asks_nothing_yet(module: Panel) -> None:
-    module.cine(2)
-    asked = backend()
-    module.connect(asked)
-    draw(module, "scribble", (150, 120))
-    module.idle()
-    assert asked.prompts == []
-    assert module.ui.messageLabel.text == ""
-
-
-def test_prompts_are_taken_back_with_what_they_drew(module: Panel) -> None:
-    module.cine(3)
-    module.connect(backend())
-    draw(module, "include", (160, 130))
-    module.idle()
-    assert module.desk.store.status(0).value == "edited"
-    module.ui.undoPromptsButton.click()
-    module.idle()
-    assert module.desk.store.status(0).value == "empty"
-    assert not module.desk.store.mask(0).any()
-    draw(module, "include", (160, 130))
-    module.idle()
-    module.ui.clearPromptsButton.click()
-    assert module.desk.store.status(0).value == "edited"
-    assert module.widget.segment.prompt_nodes.node("include") is None
-
-
-def test_prompts_belong_to_the_frame_they_were_drawn_on(module: Panel, scene: Any) -> None:
-    module.cine(3)
-    module.connect(backend())
-    draw(module, "include", (160, 130))
-    module.idle()
-    module.ui.nextButton.click()
-    assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 0
-    assert not module.ui.includeButton.checked
-    assert module.desk.store.status(1).value == "empty"
-
-
-def test_one_tool_at_a_time(module: Panel) -> None:
-    module.cine(2)
-    interaction = module.application.applicationLogic().GetInteractionNode()
-    module.ui.includeButton.click()
-    module.ui.excludeButton.click()
-    assert not module.ui.includeButton.checked
-    assert module.ui.excludeButton.checked
-    module.ui.excludeButton.click()
-    assert not module.ui.excludeButton.checked
-    if interaction is not None:
-        assert interaction.GetCurrentInteractionMode() == interaction.ViewTransform
-
-
-def test_a_mask_is_propagated_both_ways_and_stops_at_a_label(module: Panel) -> None:
-    module.cine(9)
-    module.connect(backend())
-    module.desk.go(8)
-    module.ui.acceptButton.click()
-    module.desk.go(4)
-    module.ui.forwardButton.click()
-    assert "no mask to carry on" in module.ui.messageLabel.text
-    module.ui.segmentButton.click()
-    module.idle()
-    module.parameters.propagateCount = 2
-    module.ui.backwardButton.click()
-    module.idle()
-    module.parameters.propagateCount = 30
-    module.ui.forwardButton.click()
-    module.idle()
-    statuses = [status.value for status in module.desk.store.statuses()]
-    assert statuses == ["empty"] * 2 + ["propagated"] * 2 + ["predicted"] + ["propagated"] * 3 + ["accepted"]
-    assert "Stopped before frame 9" in module.ui.messageLabel.text
-
-
-def test_the_selected_frame_is_the_browsers(module: Panel) -> None:
-    cine = module.cine(5)
-    cine.browser.SetSelectedItemNumber(3)
-    assert module.ui.frameSlider.value == 3
-    module.ui.frameSlider.value = 1
-    assert cine.selected == 1
-    assert "Frame 2 of 5, 0.040 s" in module.ui.frameLabel.text
-
-
-def test_area_and_diameter_of_the_frame_are_in_millimetres(module: Panel) -> None:
-    from UltrasoundSegmentLib.masks.status import Status
-
-    module.cine(3)
-    module.ui.measureSection.collapsed = False
-    mask = np.zeros((240, 320), np.uint8)
-    mask[100:140, 120:200] = 1
-    module.desk.masks(["cavity"]).write(0, mask, Status.EDITED, annotator="anna")
-    assert module.ui.measureLabel.text.startswith("800.0 mm²")
-    module.desk.go(1)
-    assert module.ui.measureLabel.text == "No mask."
-
-
-def test_area_over_time_is_a_chart_of_the_frames_with_a_mask(module: Panel, scene: Any) -> None:
-    module.cine(12)
-    module.connect(backend())
-    module.parameters.labels = "cavity"
-    module.ui.plotButton.click()
-    assert "no masks yet" in module.ui.messageLabel.text
-    module.parameters.scope = type(module.parameters.scope).ALL
-    module.ui.segmentButton.click()
-    module.idle()
-    module.desk.go(0)
-    module.ui.skipButton.click()
-    module.ui.plotButton.click()
-    module.run(lambda: not module.widget.measure.tasks.busy)
-    chart = module.widget.measure.chart
-    assert chart.GetXAxisTitle() == "time (s)"
-    assert chart.GetYAxisTitle() == "area (mm²)"
-    series = scene.GetNodeByID(chart.GetNthPlotSeriesNodeID(0))
-    table = series.GetTableNode().GetTable()
-    assert table.GetNumberOfRows() == 11
-    assert table.GetValue(0, 0).ToInt() == 2
-    assert table.GetValue(0, 1).ToDouble() == pytest.approx(0.04)
-    assert table.GetValue(0, 2).ToDouble() == pytest.approx(module.widget.measure.of_frame(1).area_mm2)
-
-
-def test_keys_press_the_buttons_while_the_module_is_shown(module: Panel) -> None:
-    module.cine(4)
-    shortcuts = {s.key.toString(): s for s in module.widget.shortcuts._installed}
-    assert set(shortcuts) == {"A", "S", "U", "Left", "Right", "Esc"}
-    shortcuts["A"].activated.emit()
-    shortcuts["S"].activated.emit()
-    assert [s.value for s in module.desk.store.statuses()] == ["accepted", "skipped", "empty", "empty"]
-    shortcuts["Left"].activated.emit()
-    assert module.desk.cine.selected == 1
-    module.widget.exit()
-    assert not module.widget.shortcuts._installed
-    module.widget.enter()
-    assert len(module.widget.shortcuts._installed) == 6
-
-
-def test_a_cine_is_chosen_in_the_selector_also_after_another_module_was_shown(module: Panel) -> None:
-    first, second = module.cine(3), module.cine(5)
-    module.widget.exit()
-    module.widget.enter()
-    module.ui.cineSelector.setCurrentNode(first.browser)
-    assert module.desk.cine.count == 3
-    module.ui.cineSelector.setCurrentNode(second.browser)
-    assert module.desk.cine.count == 5
-    module.ui.cineSelector.setCurrentNode(None)
-    assert module.desk.cine is None
-
-
-def test_a_sequence_without_images_is_refused_with_the_reason(module: Panel, scene: Any) -> None:
-    module.cine(3)
-    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode")
-    transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-    sequence.SetDataNodeAtValue(transform, "0")
-    browser = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "tracker")
-    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
-    module.ui.cineSelector.setCurrentNode(browser)
-    assert "holds no sequence of images" in module.ui.messageLabel.text
-    assert module.desk.cine is None
-    assert module.ui.calibrationLabel.text == "No cine."
-    module.cine(2)
-    assert module.desk.cine.count == 2
-
-
-def test_what_runs_goes_on_while_another_module_is_shown(module: Panel, caplog: pytest.LogCaptureFixture) -> None:
-    module.cine(4)
-    module.connect(backend(pause_s=0.02))
-    module.parameters.scope = type(module.parameters.scope).ALL
-    module.ui.segmentButton.click()
-    module.widget.exit()
-    module.desk.set_backend(module.desk.backend, module.desk.models)
-    module.idle()
-    module.desk.set_backend(None, [])
-    module.widget.enter()
-    assert module.desk.cine.count == 4
-    assert "A listener failed" not in caplog.text
-
-
-def test_the_scene_is_closed_and_another_opened(module: Panel, scene: Any) -> None:
-    module.cine(4)
-    module.connect(backend(pause_s=0.05))
-    module.parameters.scope = type(module.parameters.scope).ALL
-    module.ui.segmentButton.click()
-    module.run(lambda: module.desk.session.is_busy)
-    scene.Clear()
-    module.idle()
-    assert module.desk.cine is None
-    assert module.ui.calibrationLabel.text == "No cine."
-    cine = module.cine(3)
-    assert module.desk.cine.browser is cine.browser
-    module.ui.acceptButton.click()
-    assert module.desk.store.status(0).value == "accepted"
-
-
-def test_masks_are_there_again_after_another_cine_was_looked_at(module: Panel) -> None:
-    first = module.cine(3)
-    module.ui.acceptButton.click()
-    module.cine(5)
-    assert module.desk.store is None
-    module.parameters.browser = first.browser
-    assert [s.value for s in module.desk.store.statuses()] == ["accepted", "empty", "empty"]
-
-
-def test_the_self_test_of_the_module_runs_on_the_core(module: Panel) -> None:
-    import unittest
-
-    from UltrasoundSegment import UltrasoundSegmentLogic
-    from UltrasoundSegmentWidgets.self_test import draw_and_measure
-
-    draw_and_measure(unittest.TestCase(), UltrasoundSegmentLogic())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,10 @@ import pytest
 pytest.importorskip("slicer_core", reason="needs slicer-core: pip install slicer-core")
 pytest.importorskip("PySide6", reason="needs PySide6: pip install pyside6-essentials")
 
-from qt_shim.harness import Panel, panel
+from qt_shim.backend import Threshold
+from qt_shim.harness import Panel
 
 from sonodistill.models import FOLDER_VARIABLE
-
-
-@pytest.fixture
-def module(scene: Any, tmp_path: Path) -> Iterator[Panel]:
-    with panel(scene, tmp_path) as made:
-        yield made
-
-
-def backend(**given: Any) -> Any:
-    from qt_shim.backend import Threshold
-
-    return Threshold(**given)
 
 
 def test_a_dicom_cine_is_opened_by_its_path(module: Panel) -> None:
@@ -65,11 +53,11 @@ def test_a_file_that_cannot_be_read_is_said(module: Panel, tmp_path: Path) -> No
 def test_a_whole_volume_is_segmented_by_a_server_that_can(module: Panel, scene: Any) -> None:
     import slicer
 
-    class Volumes(type(backend())):
+    class Volumes(Threshold):
         def segment_volume(self, volume: Any, model: str, cancel: Any) -> np.ndarray:
             return (volume.voxels > 50).astype(np.uint8)
 
-    module.connect(backend())
+    module.connect(Threshold())
     module.ui.wholeVolumeButton.click()
     assert "No volume is chosen" in module.ui.messageLabel.text
     module.parameters.volume = slicer.util.addVolumeFromArray(np.full((4, 8, 9), 90, np.uint8), name="block")

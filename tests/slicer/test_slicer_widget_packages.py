@@ -14,9 +14,6 @@ pytest.importorskip("slicer_core", reason="needs slicer-core: pip install slicer
 pytest.importorskip("PySide6", reason="needs PySide6: pip install pyside6-essentials")
 
 from qt_shim.harness import Panel
-from test_slicer_widget import module
-
-__all__ = ["module"]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,15 @@ class Panel:
     def parameters(self) -> Any:
         return self.widget.parameters()
 
+    def draw(self, tool: str, *points: tuple[float, float]) -> None:
+        """Place points of a prompt at pixels of the frame on display."""
+        getattr(self.ui, f"{tool}Button").click()
+        node = self.widget.segment.prompt_nodes.node(tool)
+        cine = self.desk.cine
+        for x, y in points:
+            ras = cine.frame(cine.selected).ijk_to_ras @ [x, y, 0, 1]
+            node.AddControlPointWorld(*ras[:3])
+
     def cine(self, frames: int | None = None) -> Any:
         """The synthetic cine, opened as the user would; its first frames."""
         from UltrasoundSegmentLib.frames.cine import Cine
