@@ -96,7 +96,7 @@ _ROWS = (
         notes="the baseline that paper A lacks; torchvision's first ImageNet weights, those of most U-Net libraries",
     ),
     _distilled("R50-Distill-Default", "resnet50", f"natural-image augmentations; {_US}"),
-    _distilled("R50-Distill-US", "resnet50", f"ultrasound augmentations and mixup; {_US}"),
+    _distilled("R50-Distill-US", "resnet50", f"ultrasound augmentations and mixup; {_US}", shipped="resnet50-us"),
     _distilled("R50-Distill-Default-Mixup", "resnet50", f"Table 6: natural-image augmentations with mixup; {_US}"),
     _distilled("R50-Distill-US-NoMixup", "resnet50", f"Table 6: ultrasound augmentations without mixup; {_US}"),
     _random("R18-Rand", "A", "resnet18"),
