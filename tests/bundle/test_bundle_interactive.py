@@ -109,6 +109,7 @@ def test_the_network_fits_the_metadata():
     verify_net_in_out("network_def", meta_file=str(CONFIGS / "metadata.json"), config_file=files, device="cpu")
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_from_any_folder(data, tmp_path):
     file = os.path.relpath(CONFIGS / "interactive_args.yaml", tmp_path)
     settings = ["--encoder", "test_convnext", "--width", "8", "--input_size", "[32,32]", "--max_epochs", "1"]

@@ -62,6 +62,7 @@ def test_training_leaves_the_best_weights_with_their_header_and_a_log(trained):
     assert set(torch.load(trained / "model.pt", weights_only=True))
 
 
+@pytest.mark.slow
 def test_interrupted_after_an_epoch_and_resumed_it_reaches_the_same_weights(data, trained, tmp_path):
     train(data, tmp_path, max_epochs=1)
     train(data, tmp_path, max_epochs=3)

@@ -136,6 +136,7 @@ def test_unrelated_simulated_sets_raise_no_alarm(corpus_of, stills, tmp_path):
     assert {row["status"] for row in found.frames} == {"kept"}
 
 
+@pytest.mark.slow
 def test_fetal_heads_and_breasts_raise_no_alarm(shared, corpus_of, tmp_path):
     """A hundred real frames each of two published sets; planted ones are found among them."""
     for name in ("hc18", "busi"):

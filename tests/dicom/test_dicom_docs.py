@@ -289,6 +289,7 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     assert said == []
 
 
+@pytest.mark.slow
 def test_orthanc_and_the_service_work_together_from_the_samples(tmp_path: Path) -> None:
     """Only paths and ports are changed."""
     ours, health, theirs, web = free_ports(4)

@@ -56,7 +56,15 @@ def mortal(at: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Database, "_opened", traced)
 
 
-@pytest.mark.parametrize("before", ["nothing", "the same file", "the same file, dead", "a file that is no DICOM"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        "nothing",
+        "the same file",
+        pytest.param("the same file, dead", marks=pytest.mark.slow),
+        "a file that is no DICOM",
+    ],
+)
 def test_killed_between_any_two_steps_of_accept_a_file_is_a_job_once_or_was_not_acknowledged(
     tmp_path, instance, before
 ):

@@ -46,6 +46,7 @@ def test_the_sample_is_written_as_it_is_evaluated(tmp_path):
     assert len(segmentation_items(tmp_path / "out", "train")) == counts["train"]
 
 
+@pytest.mark.slow
 def test_ddti_as_published_keeps_its_cases_and_polygons(tmp_path, shared):
     folder = shared / "data" / "raw" / "ddti"
     result = CliRunner().invoke(app, ["prepare", f"ddti={folder}", "--out", str(tmp_path / "out"), "--split", "paper"])

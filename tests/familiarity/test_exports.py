@@ -47,8 +47,8 @@ def exact(checkpoints, images, strange):
     [
         ("onnx", "fp32", ("onnxruntime", "openvino"), 1e-3),
         ("openvino", "fp32", ("openvino",), 1e-3),
-        ("onnx", "fp16", ("onnxruntime",), 0.1),
-        ("pt2", "fp32", ("torch",), 1e-3),
+        pytest.param("onnx", "fp16", ("onnxruntime",), 0.1, marks=pytest.mark.slow),
+        pytest.param("pt2", "fp32", ("torch",), 1e-3, marks=pytest.mark.slow),
     ],
 )
 def test_every_runtime_says_the_networks_score(
@@ -66,6 +66,7 @@ def test_every_runtime_says_the_networks_score(
         np.testing.assert_allclose(scores, exact, rtol=within)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["onnx-int8", "openvino-int8"])
 def test_in_int8_the_score_says_what_the_networks_does_or_the_file_is_refused(
     sources, images, strange, tmp_path, target

@@ -52,6 +52,7 @@ def corpus(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_from_a_corpus_to_masks_with_two_teachers(corpus, tmp_path):
     runs = tmp_path / "runs"
     command("pretrain", corpus, "--out", runs / "vit", *VIT, *(f"--set={k}={v}" for k, v in HEADS.items()))

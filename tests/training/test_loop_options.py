@@ -162,6 +162,7 @@ def filled(tmp_path_factory):
     return folder, ran
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while_costs_nothing(filled):
     folder, ran = filled
     said, parted, _ = ran.stderr.partition("the disk stays full")
@@ -170,6 +171,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(filled):
     assert torch.load(folder / "freed" / "last.pt", weights_only=True)["step"] == 8
 
 
+@pytest.mark.slow
 def test_a_disk_that_stays_full_is_a_named_error_and_the_checkpoint_before_it_is_whole(filled):
     folder, ran = filled
     assert ran.returncode == 7 and "What to do" in ran.stdout and "last.pt" in ran.stdout
@@ -212,6 +214,7 @@ def test_a_shard_that_vanishes_in_mid_epoch_loses_no_step_that_was_saved(plain, 
     assert_equal(student(tmp_path), student(plain))
 
 
+@pytest.mark.slow
 def test_a_flat_loss_is_said_once(tmp_path, caplog):
     settings = {"student": "test_resnet", "batch_size": 2, "learning_rate": 1e-12, "checkpoint_steps": 160}
     make_loop(tmp_path, max_steps=160, **settings).run()
