@@ -239,7 +239,6 @@ def test_an_exported_model_is_kept_with_the_file_that_its_tensors_are_in(tmp_pat
         versions.current()
 
 
-@pytest.mark.slow
 def test_several_processes_add_versions_at_once(versions: Versions, weights: dict[str, Path]) -> None:
     command = [sys.executable, "-c", WRITER, str(versions.folder), str(weights["segmentation"]), "5"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

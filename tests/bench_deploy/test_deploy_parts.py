@@ -128,7 +128,6 @@ assert peak_rss_mb() >= before + 100
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
 
 
-@pytest.mark.slow
 def test_a_file_that_cannot_be_loaded_costs_its_row_alone(tmp_path: Path):
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     subject = Subject("resnet10t+unet", "resnet10t+unet", None, 64, files={"onnx": tmp_path / "model.onnx"})

@@ -56,7 +56,6 @@ def test_the_networks_are_what_the_server_takes_and_the_segmentation_finds_some_
     assert all(Interactive(models[name]).input_size == (64, 64) for name in ("interactive", "interactive50"))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(HAVE_LABEL, reason="MONAI Label is installed")
 def test_without_monai_label_it_says_what_to_install() -> None:
     done = subprocess.run(BENCH, capture_output=True, text=True, timeout=120)

@@ -39,7 +39,6 @@ def options(**more) -> dict:
     return Extraction(thinning=Thinning(per_second=1000, different=0.001), **more).to_json()
 
 
-@pytest.mark.slow
 def test_frames_that_an_encoder_finds_alike_are_redundant(cine, encoder):
     alone = kept(extract(str(cine), options(), "00" * 32))
     alike = kept(extract(str(cine), options(encoder=str(encoder), unlike=2.0), "00" * 32))

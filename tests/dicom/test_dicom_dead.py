@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_factory import save, ultrasound
+from spool_case import settings
 from typer.testing import CliRunner, Result
 
 from sonodistill.dicom.errors import QueueError, SpoolError
 from sonodistill.dicom.service.dead_commands import app, audit_app
 from sonodistill.dicom.service.spool import Spool, open_spool
-from sonodistill.dicom.settings import Service
 
 
 def run(*arguments: str, of=app, stdin: str | None = None) -> Result:
@@ -25,7 +25,7 @@ def run(*arguments: str, of=app, stdin: str | None = None) -> Result:
 @pytest.fixture
 def spool(tmp_path: Path):
     """One job dead, one refused, one done whose delivery is dead."""
-    opened = open_spool(Service(spool=tmp_path / "spool", reserve_gb=0.0, max_used_percent=100.0), "config")
+    opened = open_spool(settings(tmp_path), "config")
     for number in range(3):
         uids = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4", "SOPInstanceUID": f"1.2.3.4.{number}"}
         with opened.incoming() as path:

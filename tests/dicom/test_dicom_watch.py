@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_factory import save, ultrasound
+from spool_case import settings
 
 from sonodistill.dicom.service.spool import Spool, open_spool
 from sonodistill.dicom.service.watch import Watcher, watch
@@ -23,13 +24,6 @@ from sonodistill.dicom.settings import Service, Watch
 def inbox(tmp_path: Path) -> Path:
     (tmp_path / "in").mkdir()
     return tmp_path / "in"
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    opened = open_spool(Service(spool=tmp_path / "spool", reserve_gb=0.0, max_used_percent=100.0), "config")
-    yield opened
-    opened.close()
 
 
 def instance(path: Path, number: int = 1) -> Path:
@@ -156,7 +150,7 @@ def test_a_file_that_is_still_growing_while_it_is_copied_is_left_for_later(inbox
 def test_of_a_huge_file_only_as_much_is_read_as_shows_it(inbox, spool, tmp_path):
     with (inbox / "huge.dcm").open("wb") as file:
         file.truncate(10 << 30)
-    small = open_spool(Service(spool=tmp_path / "spool", reserve_gb=0.0, max_used_percent=100.0, max_file_mb=1))
+    small = open_spool(settings(tmp_path, max_file_mb=1))
     watched = Watcher(Watch(inbox, quiet_seconds=2.0), small, max_bytes=1 << 20)
     watched.look(now=0.0)
     assert watched.look(now=3.0) == 1

@@ -2,13 +2,11 @@
 
 import json
 
-import pytest
 from typer.testing import CliRunner
 
 from sonodistill_training.bench.commands import app
 
 
-@pytest.mark.slow
 def test_the_last_line_is_json_with_the_keys_and_what_was_measured():
     words = "finetune --frames 14 --parts 1 --input-size 64 --batch-size 4 --encoder resnet10t --workers 0 --json"
     result = CliRunner().invoke(app, words.split())

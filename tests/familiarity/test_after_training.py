@@ -123,7 +123,6 @@ def test_too_few_frames_are_said_and_the_model_is_there_without(tmp_path, caplog
     assert not Predictor(tmp_path / "out" / MODEL, runtime="torch").runtime.scored
 
 
-@pytest.mark.slow
 def test_a_classifier_has_one_too_and_the_setting_leaves_it_out(folder, tmp_path):
     train(folder, tmp_path / "with", 1, "classify.yaml")
     train(folder, tmp_path / "without", 1, "classify.yaml", familiarity=False)

@@ -66,8 +66,7 @@ def test_every_runtime_says_the_networks_score(
         np.testing.assert_allclose(scores, exact, rtol=within)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["onnx-int8", "openvino-int8"])
+@pytest.mark.parametrize("target", ["onnx-int8", pytest.param("openvino-int8", marks=pytest.mark.slow)])
 def test_in_int8_the_score_says_what_the_networks_does_or_the_file_is_refused(
     sources, images, strange, tmp_path, target
 ):

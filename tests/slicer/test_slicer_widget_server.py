@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("slicer_core", reason="needs slicer-core: pip install slicer-core")
 pytest.importorskip("PySide6", reason="needs PySide6: pip install pyside6-essentials")
 
-from qt_shim.harness import Panel, panel
+from qt_shim.harness import Panel
 from server_case import Gate, Server, running
 
 
@@ -22,13 +20,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def module(scene: Any, tmp_path: Path, server: Server) -> Iterator[Panel]:
-    with panel(scene, tmp_path) as made:
-        made.ui.serverEdit.text = server.url
-        made.ui.annotatorEdit.text = "anna"
-        made.ui.connectButton.click()
-        made.run(lambda: made.desk.backend is not None, 30)
-        yield made
+def module(module: Panel, server: Server) -> Panel:
+    """The panel, connected to the server."""
+    module.ui.serverEdit.text = server.url
+    module.ui.annotatorEdit.text = "anna"
+    module.ui.connectButton.click()
+    module.run(lambda: module.desk.backend is not None, 30)
+    return module
 
 
 def test_the_models_of_the_server_are_listed(module: Panel) -> None:

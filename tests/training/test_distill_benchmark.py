@@ -37,7 +37,6 @@ def case(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_the_last_line_is_json_with_the_figures_that_matter(case):
     options = ["distill", str(case / "frames"), "--teacher", str(case / "teacher.safetensors"), "--input-size", "64"]
     result = CliRunner().invoke(app, [*options, "--batch-size", "4", "--steps", "4", "--rounds", "1", "--json"])

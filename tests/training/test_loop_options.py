@@ -162,7 +162,6 @@ def filled(tmp_path_factory):
     return folder, ran
 
 
-@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while_costs_nothing(filled):
     folder, ran = filled
     said, parted, _ = ran.stderr.partition("the disk stays full")
@@ -171,7 +170,6 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(filled):
     assert torch.load(folder / "freed" / "last.pt", weights_only=True)["step"] == 8
 
 
-@pytest.mark.slow
 def test_a_disk_that_stays_full_is_a_named_error_and_the_checkpoint_before_it_is_whole(filled):
     folder, ran = filled
     assert ran.returncode == 7 and "What to do" in ran.stdout and "last.pt" in ran.stdout

@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from sonodistill_training.monitor.watch import LossWatch
 from sonodistill_training.progress import (
     Clock,
     StopRequests,
-    ending_workers,
+    batches_of,
     ignore_stop_signals,
     progress_bar,
     stop_requests,
@@ -151,25 +151,22 @@ class Loop:
         start = self._resume(state)
         self._cost.start()
         logger.info("training in %s on %s, %d steps", "bf16" if bf16 else "fp32", place.device, self.total_steps)
-        with (
-            stop_requests() as stop,
-            self._writers(start, place) as writers,
-            ending_workers(self._loader(start, place)) as loaded,
-        ):
-            self._train(state, start, loaded, stop, writers)
+        with stop_requests() as stop, self._writers(start, place) as writers:
+            self._train(state, start, stop, writers)
         product = self.output_dir / getattr(self.method, "product", PRODUCT)
         if place.is_main:
             self.method.export(product, state.best, self._record())
         return product
 
-    def _train(
-        self, state: State, start: int, loaded: Iterator[Any], stop: StopRequests, writers: Writers | None
-    ) -> None:
+    def _train(self, state: State, start: int, stop: StopRequests, writers: Writers | None) -> None:
         settings, place, total = self.settings, state.place, self.total_steps
         clock = Clock()
-        batches = self._begun(clock.waiting(loaded), start, place)
         watch = self._watch(start)
-        with progress_bar(total, start, place.is_main) as progress:
+        with (
+            closing(batches_of(self._loader(start, place))) as loaded,
+            progress_bar(total, start, place.is_main) as progress,
+        ):
+            batches = self._begun(clock.waiting(loaded), start, place)
             for step in range(start, total):
                 values = self._step(state, batches, step)
                 done, last = step + 1, step + 1 == total

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -85,16 +85,15 @@ def ignore_stop_signals(_worker: int = 0) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-@contextmanager
-def ending_workers(loader: Iterable[Any]) -> Iterator[Iterator[Any]]:
-    """The loader's iterator, whose workers end with the block.
+def batches_of(loader: Iterable[Any]) -> Generator[Any, None, None]:
+    """The loader's batches; when this generator is closed its workers end.
 
-    Otherwise they end with the iterator, which an error's traceback keeps alive; and a program that comes to its end
-    before it waits for ever, for the signal that it ends its children with is one that they ignore.
+    Otherwise they end with the loader's iterator, which an error's traceback keeps alive; and a program that comes to
+    its end before it waits for ever, for the signal that it ends its children with is one that they ignore.
     """
     iterator = iter(loader)
     try:
-        yield iterator
+        yield from iterator
     finally:
         if shut_down := getattr(iterator, "_shutdown_workers", None):
             shut_down()
